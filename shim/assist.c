@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The assist: looks after connections whose program does not call in. It runs
+ * on a thread of the Go side, in ticks while there is something in flight, and
+ * sleeps on the rings otherwise.
+ */
+#include <errno.h>
+#include <sys/eventfd.h>
+
+#include "core.h"
+#include "session.h"
+
+#define TICK_MS 10
+/* Ticks go on for so long after the last frame. */
+#define QUIET_NS 200000000ull
+#define MIN_RTO_NS 200000000ull
+#define MAX_TIMEOUTS 2u
+/* A window that stays shut so long is the kernel's business (persist timer). */
+#define PERSIST_NS 2000000000ull
+
+static _Atomic uint64_t active[ETRAN_APP_SLOTS / 64];
+static _Atomic bool parked;
+static _Atomic int kick = -1;
+static uint32_t taken_before;
+static uint64_t moved_ns;
+
+void et_assist_arm(struct et_conn *c)
+{
+	const uint64_t one = 1;
+
+	if (atomic_load_explicit(&c->active, memory_order_relaxed))
+		return;
+	atomic_store(&c->active, true);
+	atomic_fetch_or(&active[c->slot / 64], 1ull << (c->slot % 64));
+	if (atomic_exchange(&parked, false))
+		et_sys_write(atomic_load(&kick), &one, sizeof(one));
+}
+
+/* RFC 6298 2.4 with Linux' lower bound, doubled per time-out (5.5). */
+static uint64_t rto_ns(const struct et_conn *c)
+{
+	uint64_t rto = (c->pub->srtt_us + 4ull * c->pub->rttvar_us) * 1000;
+
+	return (rto < MIN_RTO_NS ? MIN_RTO_NS : rto) << c->timeouts;
+}
+
+/* Data in flight: RFC 6298 5.1-5.6. Conn lock. */
+static void retransmission_timer(struct et_conn *c, uint64_t now)
+{
+	uint32_t una = c->pub->snd_una;
+
+	if (!c->timer_ns || c->timer_una != una) {
+		c->timer_ns = now;
+		c->timer_una = una;
+		c->timeouts = 0;
+		return;
+	}
+	if (now - c->timer_ns < rto_ns(c))
+		return;
+	if (c->timeouts == MAX_TIMEOUTS) {
+		et_want(c, ETRAN_PATH_RTO);
+		if (c->user)
+			et_please(c->user, false, ETRAN_PATH_RTO);
+		return;
+	}
+	c->timeouts++;
+	c->timer_ns = now;
+	et_tx_retransmit(c);
+}
+
+/* Nothing in flight but something to send: the window is shut. Conn lock. */
+static void persist_timer(struct et_conn *c, uint64_t now)
+{
+	if (!c->timer_ns) {
+		c->timer_ns = now;
+		return;
+	}
+	if (now - c->timer_ns < PERSIST_NS) {
+		et_tx_ack(c, ETRAN_TX_PROBE);
+		return;
+	}
+	et_want(c, ETRAN_PATH_RTO);
+	if (c->user)
+		et_please(c->user, false, ETRAN_PATH_RTO);
+}
+
+/* True while the connection needs the assist. */
+static bool tick_conn(struct et_conn *c, uint64_t now)
+{
+	struct etran_sndbuf *b = &c->shared->snd;
+	bool busy = true;
+
+	if (!et_trylock(et_conn_lock(c)))
+		return true;
+	if (et_phase(c) != ETRAN_PHASE_FAST || !c->committed) {
+		busy = false;
+	} else {
+		et_tx_push(c);
+		if (b->nxt != b->una)
+			retransmission_timer(c, now);
+		else if (b->end != b->nxt)
+			persist_timer(c, now);
+		else
+			busy = false;
+	}
+	if (!busy) {
+		c->timer_ns = 0;
+		c->timeouts = 0;
+		atomic_store(&c->active, false);
+	}
+	et_unlock(et_conn_lock(c));
+	return busy;
+}
+
+static bool tick_conns(uint64_t now)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < ETRAN_APP_SLOTS / 64; i++) {
+		uint64_t bits = atomic_exchange(&active[i], 0), still = 0;
+
+		while (bits) {
+			unsigned bit = (unsigned)__builtin_ctzll(bits);
+
+			bits &= bits - 1;
+			if (tick_conn(&et_core.conn[i * 64 + bit], now))
+				still |= 1ull << bit;
+		}
+		if (still) {
+			atomic_fetch_or(&active[i], still);
+			any = true;
+		}
+	}
+	return any;
+}
+
+/* Frames that lie there since the last tick: nobody else takes them. */
+static void tick_rings(uint64_t now)
+{
+	uint32_t taken = 0;
+
+	for (unsigned q = 0; q < et_core.context.queues; q++)
+		taken += et_core.context.queue[q].taken;
+	if (taken != taken_before)
+		moved_ns = now;
+	else if (et_rx_pending())
+		et_rx_poll();
+	taken_before = taken;
+}
+
+int et_assist_tick(void)
+{
+	uint64_t now;
+	bool busy;
+
+	if (!et_rings_up())
+		return -1;
+	now = et_now_ns();
+	tick_rings(now);
+	et_flush();
+	busy = tick_conns(now);
+	return busy || now - moved_ns < QUIET_NS ? TICK_MS : -1;
+}
+
+void et_assist_wait(int timeout_ms)
+{
+	const struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
+	struct pollfd p[ETRAN_MAX_QUEUES + 1];
+	unsigned long n = 0;
+	uint64_t count;
+
+	if (timeout_ms >= 0) {
+		et_sys_ppoll(NULL, 0, &t);
+		return;
+	}
+	if (atomic_load(&kick) < 0)
+		atomic_store(&kick, (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0));
+	p[n++] = (struct pollfd){.fd = atomic_load(&kick), .events = POLLIN};
+	for (unsigned q = 0; et_rings_up() && q < et_core.context.queues; q++)
+		p[n++] = (struct pollfd){.fd = et_core.context.queue[q].fd, .events = POLLIN};
+	atomic_store(&parked, true);
+	for (unsigned i = 0; i < ETRAN_APP_SLOTS / 64; i++)
+		if (atomic_load(&active[i]))
+			atomic_store(&parked, false);
+	if (atomic_load(&parked))
+		et_sys_ppoll(p, n, NULL);
+	atomic_store(&parked, false);
+	et_sys_read(atomic_load(&kick), &count, sizeof(count));
+	moved_ns = et_now_ns();
+}
+
+void et_assist_kick(void)
+{
+	const uint64_t one = 1;
+
+	if (atomic_exchange(&parked, false))
+		et_sys_write(atomic_load(&kick), &one, sizeof(one));
+}

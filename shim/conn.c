@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Life of a connection as the library sees it: the L side of the phase machine
+ * in <etran/arena.h>, and the program's reads and writes on the fast path.
+ */
+#include <errno.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "control.h"
+#include "core.h"
+
+struct et_core et_core = {.control = -1, .tap = -1, .wake = -1};
+struct et_policy et_policy;
+
+/* How long a switch may take before the daemon is given up on. */
+#define SWITCH_LIMIT_NS 5000000000ull
+#define SPIN_NS 50000ull
+
+bool et_up(void)
+{
+	return atomic_load_explicit(&et_core.up, memory_order_acquire);
+}
+
+bool et_rings_up(void)
+{
+	return atomic_load_explicit(&et_core.rings_up, memory_order_acquire);
+}
+
+/* The one setter of the phase on the library's side. */
+static void set_phase(struct et_conn *c, enum etran_phase to)
+{
+	__atomic_store_n(&c->shared->phase, to, __ATOMIC_RELEASE);
+	et_futex_wake(&c->shared->phase, INT32_MAX);
+}
+
+static bool change_phase(struct et_conn *c, enum etran_phase from, enum etran_phase to)
+{
+	uint32_t expected = from;
+
+	if (!__atomic_compare_exchange_n(&c->shared->phase, &expected, to, false, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return false;
+	et_futex_wake(&c->shared->phase, INT32_MAX);
+	return true;
+}
+
+static int tell(struct et_conn *c, enum etran_msg_type type, enum etran_path_reason why, int fd)
+{
+	struct etran_msg_slot m = {
+		.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION, (uint16_t)type},
+		.slot = c->slot,
+		.generation = c->generation,
+		.reason = why,
+	};
+
+	return et_control_send(et_core.control, &m, sizeof(m), fd);
+}
+
+void et_count_kernel(struct et_conn *c, size_t in, size_t out)
+{
+	struct etran_arena *a = et_core.arena;
+
+	if (!a)
+		return;
+	if (c) {
+		__atomic_fetch_add(&c->shared->kernel_bytes_in, in, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&c->shared->kernel_bytes_out, out, __ATOMIC_RELAXED);
+	}
+	__atomic_fetch_add(&a->kernel_bytes_in, in, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&a->kernel_bytes_out, out, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&a->kernel_calls, 1, __ATOMIC_RELAXED);
+}
+
+static void reset(struct et_conn *c, void *user)
+{
+	c->generation = 0;
+	c->committed = c->ack_now = c->want_room = false;
+	c->losses = c->tx_errors = 0;
+	c->timer_ns = 0;
+	c->timeouts = 0;
+	atomic_store(&c->want, ETRAN_PATH_OK);
+	c->shared->reason = ETRAN_PATH_OK;
+	c->shared->kernel_bytes_in = c->shared->kernel_bytes_out = 0;
+	c->user = user;
+}
+
+/* A slot in phase FREE, now in OBSERVE_REQ; NULL if there is none. */
+static struct et_conn *take_slot(void)
+{
+	static _Atomic uint32_t hint;
+	const uint32_t n = ETRAN_APP_SLOTS - ETRAN_FIRST_SLOT;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t slot = ETRAN_FIRST_SLOT + atomic_fetch_add(&hint, 1) % n;
+		struct et_conn *c = &et_core.conn[slot];
+
+		if (et_phase(c) == ETRAN_PHASE_FREE &&
+		    change_phase(c, ETRAN_PHASE_FREE, ETRAN_PHASE_OBSERVE_REQ))
+			return c;
+	}
+	return NULL;
+}
+
+struct et_conn *et_conn_open(int fd, void *user)
+{
+	struct et_conn *c;
+
+	if (!et_up())
+		return NULL;
+	c = take_slot();
+	if (!c)
+		return NULL;
+	reset(c, user);
+	if (tell(c, ETRAN_MSG_OBSERVE, ETRAN_PATH_OK, fd) == 0)
+		return c;
+	c->user = NULL;
+	set_phase(c, ETRAN_PHASE_FREE);
+	return NULL;
+}
+
+enum et_progress et_conn_progress(struct et_conn *c)
+{
+	switch (et_phase(c)) {
+	case ETRAN_PHASE_OBSERVE_REQ:
+	case ETRAN_PHASE_SWITCH_REQ:
+		return ET_WAIT;
+	case ETRAN_PHASE_OBSERVING:
+		return et_rings_up() && c->pub->generation == c->shared->generation &&
+				       __atomic_load_n(&c->pub->obs_segs, __ATOMIC_RELAXED)
+			       ? ET_CAN_SWITCH
+			       : ET_WAIT;
+	case ETRAN_PHASE_FAST:
+		return c->committed ? ET_FAST : ET_COMMIT;
+	default:
+		return ET_GONE;
+	}
+}
+
+enum etran_path_reason et_conn_reason(struct et_conn *c)
+{
+	return __atomic_load_n(&c->shared->reason, __ATOMIC_RELAXED);
+}
+
+int et_conn_switch(struct et_conn *c)
+{
+	int err;
+
+	c->generation = c->shared->generation;
+	if (!change_phase(c, ETRAN_PHASE_OBSERVING, ETRAN_PHASE_SWITCH_REQ))
+		return -EAGAIN;
+	err = tell(c, ETRAN_MSG_SWITCH, ETRAN_PATH_OK, -1);
+	if (err)
+		change_phase(c, ETRAN_PHASE_SWITCH_REQ, ETRAN_PHASE_OBSERVING);
+	return err;
+}
+
+/* Wait until the phase is not `phase` any more; returns the phase seen last. */
+static uint32_t await_phase(struct et_conn *c, uint32_t phase, uint64_t limit_ns)
+{
+	uint64_t start = et_now_ns(), now = start;
+	uint32_t seen;
+
+	while ((seen = et_phase(c)) == phase) {
+		if (now - start >= limit_ns)
+			break;
+		if (now - start < SPIN_NS && limit_ns <= SPIN_NS * 4) {
+			et_pause();
+		} else {
+			uint64_t left = limit_ns - (now - start);
+			const struct timespec t = {(time_t)(left / 1000000000),
+						   (long)(left % 1000000000)};
+
+			et_futex_wait(&c->shared->phase, phase, &t);
+		}
+		now = et_now_ns();
+	}
+	return seen;
+}
+
+enum et_progress et_conn_await(struct et_conn *c, uint32_t timeout_us)
+{
+	uint64_t limit = timeout_us == UINT32_MAX ? SWITCH_LIMIT_NS : timeout_us * 1000ull;
+
+	await_phase(c, ETRAN_PHASE_SWITCH_REQ, limit);
+	return et_conn_progress(c);
+}
+
+/*
+ * Octets that the kernel had received and the program had not read: they go in
+ * front of what XDP delivered, at ring offsets below `read`.
+ */
+static void take_kernel_queue(struct et_conn *c, int fd)
+{
+	struct etran_rcvbuf *b = &c->shared->rcv;
+	uint32_t size = et_core.arena->rcv_size, at, first;
+	struct iovec iov[2];
+	struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
+	int n = 0;
+
+	if (et_sys3(SYS_ioctl, fd, SIOCINQ, (long)&n) < 0 || n <= 0)
+		return;
+	at = (b->read - (uint32_t)n - b->base) & (size - 1);
+	first = size - at < (uint32_t)n ? size - at : (uint32_t)n;
+	iov[0] = (struct iovec){c->rcv_ring + at, first};
+	iov[1] = (struct iovec){c->rcv_ring, (uint32_t)n - first};
+	if (et_sys_recvmsg(fd, &m, MSG_DONTWAIT) == n)
+		b->read -= (uint32_t)n;
+	else
+		et_want(c, ETRAN_PATH_PROTOCOL);
+}
+
+/*
+ * Frames of the flow may already be in the ring, in front of the held ones;
+ * the context lock keeps other threads from inserting them meanwhile.
+ */
+void et_conn_commit(struct et_conn *c, int fd)
+{
+	struct et_context *x = &et_core.context;
+
+	if (!et_lock(et_conn_lock(c)))
+		return;
+	if (et_phase(c) != ETRAN_PHASE_FAST || c->committed) {
+		et_unlock(et_conn_lock(c));
+		return;
+	}
+	if (et_lock(&x->lock)) {
+		take_kernel_queue(c, fd);
+		c->acked = c->shared->rcv.nxt;
+		c->edge = c->acked;
+		c->committed = true;
+		et_unlock(&x->lock);
+	}
+	et_stash_replay(c);
+	et_unlock(et_conn_lock(c));
+}
+
+/* Ask for re-injection of the held frames and let the slot go. */
+static void reinject(struct et_conn *c)
+{
+	et_rx_drain();
+	c->user = NULL;
+	set_phase(c, ETRAN_PHASE_REINJECT_REQ);
+	tell(c, ETRAN_MSG_REINJECT, ETRAN_PATH_OK, -1);
+}
+
+void et_conn_release(struct et_conn *c)
+{
+	for (;;) {
+		uint32_t phase = et_phase(c);
+
+		switch (phase) {
+		case ETRAN_PHASE_OBSERVE_REQ:
+		case ETRAN_PHASE_OBSERVING:
+			c->generation = c->shared->generation;
+			if (!change_phase(c, phase, ETRAN_PHASE_CANCEL_REQ))
+				continue;
+			c->user = NULL;
+			tell(c, ETRAN_MSG_CANCEL, ETRAN_PATH_CLOSE, -1);
+			return;
+		case ETRAN_PHASE_SWITCH_REQ:
+			await_phase(c, phase, SWITCH_LIMIT_NS);
+			continue;
+		case ETRAN_PHASE_REFUSED:
+			c->user = NULL;
+			set_phase(c, ETRAN_PHASE_FREE);
+			return;
+		case ETRAN_PHASE_ABORTED:
+		case ETRAN_PHASE_DEMOTED:
+		case ETRAN_PHASE_DEMOTE_FAILED:
+			reinject(c);
+			return;
+		default:
+			return;
+		}
+	}
+}
+
+/* FAST → DEMOTED with the connection's lock held. */
+static int demote_locked(struct et_conn *c, enum etran_path_reason why)
+{
+	uint32_t phase;
+	int err;
+
+	c->shared->reason = why;
+	set_phase(c, ETRAN_PHASE_DEMOTE_REQ);
+	err = tell(c, ETRAN_MSG_DEMOTE, why, -1);
+	if (err)
+		return err;
+	phase = await_phase(c, ETRAN_PHASE_DEMOTE_REQ, SWITCH_LIMIT_NS);
+	if (phase == ETRAN_PHASE_FROZEN) {
+		et_rx_drain();
+		change_phase(c, ETRAN_PHASE_FROZEN, ETRAN_PHASE_DRAINED);
+		phase = await_phase(c, ETRAN_PHASE_DRAINED, SWITCH_LIMIT_NS);
+	}
+	return phase == ETRAN_PHASE_DEMOTED ? 0 : -ECONNRESET;
+}
+
+int et_conn_demote(struct et_conn *c, enum etran_path_reason why)
+{
+	int err = 0;
+
+	if (!et_lock(et_conn_lock(c)))
+		return -EAGAIN;
+	if (et_phase(c) == ETRAN_PHASE_FAST)
+		err = demote_locked(c, why);
+	else if (et_phase(c) == ETRAN_PHASE_DEMOTE_FAILED)
+		err = -ECONNRESET;
+	et_unlock(et_conn_lock(c));
+	return err;
+}
+
+void et_want(struct et_conn *c, enum etran_path_reason why)
+{
+	uint32_t none = ETRAN_PATH_OK;
+
+	atomic_compare_exchange_strong(&c->want, &none, why);
+	if (c->user)
+		et_ready(c->user);
+}
+
+enum etran_path_reason et_conn_wants_demote(struct et_conn *c)
+{
+	uint32_t want = atomic_load_explicit(&c->want, memory_order_relaxed);
+
+	if (want == ETRAN_PATH_OK &&
+	    __atomic_load_n(&c->pub->tx_errors, __ATOMIC_RELAXED) != c->tx_errors)
+		return ETRAN_PATH_TX_ERROR;
+	return want;
+}
+
+/* The connection's lock, if the fast path has it. */
+static int enter(struct et_conn *c)
+{
+	if (!et_lock(et_conn_lock(c)))
+		return -EAGAIN;
+	if (et_phase(c) == ETRAN_PHASE_FAST && c->committed)
+		return 0;
+	et_unlock(et_conn_lock(c));
+	return ET_KERNEL;
+}
+
+/* The program made room: tell a peer that had little of it (RFC 9293 3.8.6.2.2). */
+static void window_update(struct et_conn *c)
+{
+	uint32_t left = c->edge - c->shared->rcv.nxt, size = et_core.arena->rcv_size;
+
+	if (left < size / 2 && c->shared->rcv.read + size - c->edge >= size / 4)
+		et_tx_ack(c, 0);
+}
+
+ssize_t et_conn_recv(struct et_conn *c, const struct iovec *iov, int iovcnt, bool peek)
+{
+	size_t n;
+	int err = enter(c);
+
+	if (err)
+		return err;
+	n = rcv_read(&c->shared->rcv, c->rcv_ring, et_core.arena->rcv_size, iov, iovcnt, peek);
+	if (n && !peek)
+		window_update(c);
+	et_unlock(et_conn_lock(c));
+	return n ? (ssize_t)n : -EAGAIN;
+}
+
+ssize_t et_conn_discard(struct et_conn *c, size_t n)
+{
+	int err = enter(c);
+
+	if (err)
+		return err;
+	n = rcv_discard(&c->shared->rcv, n);
+	if (n)
+		window_update(c);
+	et_unlock(et_conn_lock(c));
+	return n ? (ssize_t)n : -EAGAIN;
+}
+
+ssize_t et_conn_send(struct et_conn *c, const struct iovec *iov, int iovcnt)
+{
+	struct etran_sndbuf *b = &c->shared->snd;
+	size_t n;
+	int err = enter(c);
+
+	if (err)
+		return err;
+	snd_acked(b, __atomic_load_n(&c->pub->snd_una, __ATOMIC_ACQUIRE));
+	n = snd_append(b, c->snd_ring, et_core.arena->snd_size, iov, iovcnt);
+	if (n)
+		et_tx_push(c);
+	et_unlock(et_conn_lock(c));
+	return n ? (ssize_t)n : -EAGAIN;
+}
+
+size_t et_conn_readable(const struct et_conn *c)
+{
+	return rcv_unread(&c->shared->rcv);
+}
+
+size_t et_conn_unsent(const struct et_conn *c)
+{
+	return c->shared->snd.end - __atomic_load_n(&c->pub->snd_una, __ATOMIC_RELAXED);
+}
+
+/* As Linux: writable when a third of the buffer is free (sk_stream_is_writeable). */
+size_t et_conn_writable(const struct et_conn *c)
+{
+	uint32_t size = et_core.arena->snd_size;
+	size_t used = et_conn_unsent(c);
+
+	return used <= size - size / 3 ? size - used : 0;
+}
+
+/* The next ACK shall be delivered to us, not swallowed by XDP. */
+void et_conn_want_room(struct et_conn *c)
+{
+	if (enter(c))
+		return;
+	et_tx_push(c);
+	et_tx_ack(c, ETRAN_TX_NOTIFY);
+	et_unlock(et_conn_lock(c));
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Receiving: descriptors of the AF_XDP rings, given to the connections.
+ *
+ *   kernel ──► fill ring ──► frame ──► RX ring ──► here ──► receive buffer
+ *      ▲                                            │ (HELD, CTL: stash)
+ *      └──────────── address, or a spare ◄──────────┘
+ *
+ * A queue's fill ring and RX ring together always hold ETRAN_RING_SIZE frames,
+ * so a frame that had credit finds a place.
+ */
+#include <linux/if_ether.h>
+#include <linux/if_xdp.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/tcp.h>
+
+#include "core.h"
+
+#define BATCH 64u
+
+/* Put a frame at the disposal of the kernel. */
+static void refill(struct et_context *x, struct et_queue *q, uint64_t addr)
+{
+	uint32_t at = __atomic_load_n(q->fill_producer, __ATOMIC_RELAXED);
+
+	q->fill_addr[at & x->fill_mask] = addr & ~(uint64_t)(ETRAN_FRAME_SIZE - 1);
+	__atomic_store_n(q->fill_producer, at + 1, __ATOMIC_RELEASE);
+}
+
+void et_stash_reclaim(void)
+{
+	struct et_context *x = &et_core.context;
+
+	for (unsigned i = 0; i < ETRAN_STASH_SIZE && x->spares < ETRAN_STASH_SIZE; i++) {
+		struct etran_stash *s = &et_core.stash[i];
+
+		if (!s->addr || __atomic_load_n(&s->state, __ATOMIC_ACQUIRE))
+			continue;
+		x->spare[x->spares++] = s->addr;
+		s->addr = 0;
+	}
+}
+
+/*
+ * Keep a frame for later and give the kernel a spare instead. False: no room,
+ * the frame is lost and the peer sends it again.
+ */
+static bool stash(struct et_context *x, struct et_queue *q, struct et_conn *c,
+		  const struct xdp_desc *d, uint32_t generation)
+{
+	if (!x->spares)
+		et_stash_reclaim();
+	for (unsigned i = 0; x->spares && i < ETRAN_STASH_SIZE; i++) {
+		struct etran_stash *s = &et_core.stash[i];
+
+		if (s->addr)
+			continue;
+		s->addr = d->addr;
+		s->length = d->len;
+		s->slot = (uint16_t)c->slot;
+		s->generation = generation;
+		s->order = et_core.arena->stash_order++;
+		__atomic_store_n(&s->state, 1, __ATOMIC_RELEASE);
+		refill(x, q, x->spare[--x->spares]);
+		return true;
+	}
+	return false;
+}
+
+/* Payload of a promoted connection. */
+static void take_data(struct et_conn *c, uint32_t seq, const uint8_t *data, uint32_t n)
+{
+	struct etran_rcvbuf *b = &c->shared->rcv;
+
+	/* Until the take-over half of the ring is left for the octets that the
+	 * kernel still has. */
+	if (!c->committed && seq + n - b->read > et_core.arena->rcv_size / 2)
+		return;
+	switch (rcv_insert(b, c->rcv_ring, et_core.arena->rcv_size, seq, data, n)) {
+	case RCV_NEW:
+		/* At least every second full segment is acknowledged (RFC 9293
+		 * 3.8.6.3); otherwise the answer shall carry it. */
+		if (b->nxt - c->acked >= 2 * c->shared->mss || b->ranges)
+			c->ack_now = true;
+		et_tx_queue(c);
+		if (c->user)
+			et_ready(c->user);
+		break;
+	case RCV_HOLE:
+	case RCV_DUPLICATE:
+		/* One ACK for each: the peer counts duplicates (RFC 5681 4.2). */
+		if (c->committed)
+			et_tx_ack(c, 0);
+		break;
+	case RCV_NO_ROOM:
+		break;
+	}
+}
+
+/* What the raw frame asks for, by its TCP flags. */
+static enum etran_path_reason control_reason(const uint8_t *frame, uint32_t len)
+{
+	const struct tcphdr *t = (const void *)(frame + sizeof(struct ethhdr) + sizeof(struct iphdr));
+
+	if (len < sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(*t))
+		return ETRAN_PATH_PEER_UNUSUAL;
+	if (t->rst)
+		return ETRAN_PATH_PEER_RST;
+	return t->fin && !t->urg && !t->syn ? ETRAN_PATH_PEER_FIN : ETRAN_PATH_PEER_UNUSUAL;
+}
+
+/* One descriptor. Returns false if the frame went to the stash. */
+static bool take_frame(struct et_context *x, struct et_queue *q, const struct xdp_desc *d)
+{
+	const uint8_t *frame = x->umem + d->addr;
+	const struct etran_rx_meta *m = (const void *)(frame - sizeof(*m));
+	struct et_conn *c;
+	bool kept = false;
+
+	if (m->slot < ETRAN_FIRST_SLOT || m->slot >= ETRAN_APP_SLOTS)
+		return true;
+	c = &et_core.conn[m->slot];
+	if (m->generation != __atomic_load_n(&c->shared->generation, __ATOMIC_ACQUIRE))
+		return true;
+	switch (m->kind) {
+	case ETRAN_RX_DATA:
+		take_data(c, m->seq, frame + m->offset, m->length);
+		break;
+	case ETRAN_RX_HELD:
+		kept = stash(x, q, c, d, m->generation);
+		break;
+	case ETRAN_RX_CTL:
+		kept = stash(x, q, c, d, m->generation);
+		et_want(c, control_reason(frame, d->len));
+		break;
+	case ETRAN_RX_ACK:
+		et_tx_queue(c);
+		if (c->user)
+			et_ready(c->user);
+		break;
+	case ETRAN_RX_PROBE:
+		c->ack_now = true;
+		et_tx_queue(c);
+		break;
+	}
+	return !kept;
+}
+
+static unsigned poll_queue(struct et_context *x, struct et_queue *q)
+{
+	uint32_t n = __atomic_load_n(q->rx_producer, __ATOMIC_ACQUIRE) - q->taken;
+
+	if (!n)
+		return 0;
+	if (n > BATCH)
+		n = BATCH;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct xdp_desc *d = &q->rx_desc[(q->taken + i) & x->ring_mask];
+		const struct xdp_desc *next = &q->rx_desc[(q->taken + i + 1) & x->ring_mask];
+
+		if (i + 1 < n)
+			__builtin_prefetch(x->umem + next->addr);
+		if (take_frame(x, q, d))
+			refill(x, q, d->addr);
+	}
+	q->taken += n;
+	__atomic_store_n(q->rx_consumer, q->taken, __ATOMIC_RELEASE);
+	return n;
+}
+
+static unsigned poll_queues(struct et_context *x)
+{
+	unsigned n = 0;
+
+	for (unsigned q = 0; q < x->queues; q++)
+		n += poll_queue(x, &x->queue[q]);
+	return n;
+}
+
+bool et_rx_pending(void)
+{
+	struct et_context *x = &et_core.context;
+
+	if (!et_rings_up())
+		return false;
+	for (unsigned q = 0; q < x->queues; q++)
+		if (__atomic_load_n(x->queue[q].rx_producer, __ATOMIC_RELAXED) !=
+		    __atomic_load_n(x->queue[q].rx_consumer, __ATOMIC_RELAXED))
+			return true;
+	return false;
+}
+
+unsigned et_rx_poll(void)
+{
+	struct et_context *x = &et_core.context;
+	unsigned n;
+
+	if (!et_rx_pending() || !et_trylock(&x->lock))
+		return 0;
+	n = poll_queues(x);
+	et_unlock(&x->lock);
+	if (n) {
+		et_tx_credit();
+		et_wake_others();
+	}
+	return n;
+}
+
+void et_rx_drain(void)
+{
+	struct et_context *x = &et_core.context;
+	const struct etran_pub_ring *ring = (const void *)et_core.pub;
+
+	if (!et_rings_up() || !et_lock(&x->lock))
+		return;
+	for (unsigned q = 0; q < x->queues; q++)
+		while (x->queue[q].taken !=
+		       __atomic_load_n(&ring[x->first_ring + q].delivered, __ATOMIC_ACQUIRE))
+			if (!poll_queue(x, &x->queue[q]))
+				et_pause();
+	et_unlock(&x->lock);
+}
+
+/* The segment in a held frame, as if it had come now. */
+static void replay_frame(struct et_conn *c, const uint8_t *frame, uint32_t len)
+{
+	const struct iphdr *ip = (const void *)(frame + sizeof(struct ethhdr));
+	const struct tcphdr *t;
+	uint32_t header, total;
+
+	if (len < sizeof(struct ethhdr) + sizeof(*ip) + sizeof(*t))
+		return;
+	t = (const void *)((const uint8_t *)ip + ip->ihl * 4u);
+	header = ip->ihl * 4u + t->doff * 4u;
+	total = ntohs(ip->tot_len);
+	if (total < header || sizeof(struct ethhdr) + total > len)
+		return;
+	if (t->fin || t->rst || t->syn || t->urg)
+		et_want(c, control_reason(frame, len));
+	if (total > header && !t->syn && !t->rst)
+		take_data(c, ntohl(t->seq), (const uint8_t *)ip + header, total - header);
+}
+
+/* The stashed entry of the slot with the lowest order not below `from`. */
+static struct etran_stash *stash_next(struct et_conn *c, uint32_t from)
+{
+	struct etran_stash *best = NULL;
+
+	for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++) {
+		struct etran_stash *s = &et_core.stash[i];
+
+		if (!s->addr || !s->state || s->slot != c->slot ||
+		    s->generation != c->generation || seq_before(s->order, from))
+			continue;
+		if (!best || seq_before(s->order, best->order))
+			best = s;
+	}
+	return best;
+}
+
+void et_stash_replay(struct et_conn *c)
+{
+	struct et_context *x = &et_core.context;
+	struct etran_stash *s;
+	uint32_t from = 0;
+	bool first = true;
+
+	if (!et_lock(&x->lock))
+		return;
+	for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++) {
+		s = first ? stash_next(c, et_core.arena->stash_order - 0x7fffffffu)
+			  : stash_next(c, from);
+		if (!s)
+			break;
+		first = false;
+		from = s->order + 1;
+		replay_frame(c, x->umem + s->addr, s->length);
+		/* Frames with FIN and the like stay for the kernel. */
+		if (atomic_load(&c->want) == ETRAN_PATH_OK)
+			__atomic_store_n(&s->state, 0, __ATOMIC_RELEASE);
+	}
+	et_stash_reclaim();
+	et_unlock(&x->lock);
+}

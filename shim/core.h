@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The transport's own state, private to shim's transport files.
+ *
+ * Everything is static and there is one application per process. The session
+ * (Go's thread) fills it and then publishes `up` and `rings_up`; nothing is
+ * ever unmapped while other threads may look.
+ */
+#ifndef ET_CORE_H
+#define ET_CORE_H
+
+#include <stdatomic.h>
+
+#include "csum.h"
+#include "lock.h"
+#include "rcvbuf.h"
+#include "seq.h"
+#include "sndbuf.h"
+#include "transport.h"
+
+/* One AF_XDP socket: its RX ring and the fill ring of its queue. */
+struct et_queue {
+	int fd;
+	/* RX ring: the kernel produces, we consume. */
+	uint32_t *rx_producer, *rx_consumer;
+	const struct xdp_desc *rx_desc;
+	/* Fill ring: we produce, the kernel consumes. */
+	uint32_t *fill_producer;
+	uint64_t *fill_addr;
+	uint32_t taken;    /* = *rx_consumer; reported to egress as credit */
+	uint32_t reported; /* last value of `taken` in a tap frame */
+};
+
+/*
+ * A receive context: one RX ring per NIC queue. One per process today; a
+ * connection names its context's first ring, so that more can exist.
+ */
+struct et_context {
+	struct et_lock lock;
+	unsigned queues;
+	uint32_t first_ring;
+	uint32_t ring_mask;
+	uint32_t fill_mask;
+	uint8_t *umem;
+	uint64_t umem_size;
+	struct et_queue queue[ETRAN_MAX_QUEUES];
+	/* Frames in neither ring; replace those that go to the stash. */
+	uint32_t spares;
+	uint64_t spare[ETRAN_STASH_SIZE];
+};
+
+/* Library's private words of a slot. */
+struct et_conn {
+	uint32_t slot;
+	uint32_t generation; /* once committed */
+	void *user;
+	struct etran_aconn *shared;
+	const struct etran_pub *pub;
+	uint8_t *snd_ring;
+	uint8_t *rcv_ring;
+
+	bool committed;   /* conn lock: FAST and taken over */
+	bool ack_now;     /* context lock: the peer must hear from us */
+	bool want_room;   /* program waits for room */
+	uint32_t acked;   /* last acknowledgement sent */
+	uint32_t edge;    /* right edge last offered */
+	uint32_t losses;  /* pub->losses acted upon */
+	uint32_t tx_errors;
+	_Atomic uint32_t want; /* enum etran_path_reason: demote because */
+	_Atomic bool queued;   /* on the flush list */
+	_Atomic bool active;   /* on the assist's list */
+
+	/* Retransmission timer (RFC 6298), run by the assist. */
+	uint32_t timer_una;
+	unsigned timeouts; /* without progress */
+	uint64_t timer_ns; /* when it began, 0 = off */
+};
+
+struct et_core {
+	_Atomic bool up;
+	_Atomic bool rings_up;
+	int control; /* control socket, -1 */
+	int tap;     /* -1 */
+	int wake;    /* eventfd the daemon writes */
+	uint32_t app;
+	struct etran_arena *arena;
+	struct etran_stash *stash;
+	const struct etran_pub *pub;
+	struct et_context context;
+	struct et_conn conn[ETRAN_APP_SLOTS];
+
+	/* Slots with acknowledgements or retransmissions to send. */
+	struct et_lock flush_lock;
+	_Atomic uint32_t flush_count;
+	uint16_t flush[ETRAN_APP_SLOTS];
+};
+extern struct et_core et_core;
+
+/* Why et_tx_segment did not send. */
+enum et_tx { ET_TX_OK, ET_TX_WINDOW, ET_TX_STOPPED, ET_TX_ERROR };
+
+/* tx.c ------------------------------------------------------------------- */
+enum et_tx et_tx_data(struct et_conn *c, uint32_t seq, uint32_t n, uint32_t flags);
+void et_tx_ack(struct et_conn *c, uint32_t flags);
+/* Send what the windows allow; conn lock. */
+void et_tx_push(struct et_conn *c);
+/* Send the first unacknowledged segment again; conn lock. */
+void et_tx_retransmit(struct et_conn *c);
+/* Put the connection on the flush list. */
+void et_tx_queue(struct et_conn *c);
+void et_tx_credit(void);
+
+/* context.c -------------------------------------------------------------- */
+/*
+ * Take the descriptors of all queues until consumed = delivered: the proof.
+ * Waits for frames that the kernel has accepted and not yet published.
+ */
+void et_rx_drain(void);
+/* Frames that the stash no longer needs go back to the spares. */
+void et_stash_reclaim(void);
+/* Feed the held frames of the connection to its receive buffer (commit). */
+void et_stash_replay(struct et_conn *c);
+/* A frame waits in some ring. */
+bool et_rx_pending(void);
+
+/* conn.c ----------------------------------------------------------------- */
+static inline uint32_t et_phase(const struct et_conn *c)
+{
+	return __atomic_load_n(&c->shared->phase, __ATOMIC_ACQUIRE);
+}
+void et_want(struct et_conn *c, enum etran_path_reason why);
+static inline struct et_lock *et_conn_lock(struct et_conn *c)
+{
+	/* owner and waiters lie side by side in the arena. */
+	return (struct et_lock *)&c->shared->owner;
+}
+_Static_assert(offsetof(struct etran_aconn, waiters) == offsetof(struct etran_aconn, owner) + 4 &&
+		       sizeof(struct et_lock) == 8,
+	       "the arena's lock words are a struct et_lock");
+
+/* assist.c --------------------------------------------------------------- */
+/* There is something in flight: the assist must look after it. */
+void et_assist_arm(struct et_conn *c);
+/* The rings have come: sleep on them from now on. */
+void et_assist_kick(void);
+
+#endif

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The session with the daemon, driven by Go's thread: registration, the shared
+ * mappings, the rings, and what the daemon asks for. See session.h.
+ */
+#include "session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_xdp.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include "config.h"
+#include "control.h"
+#include "core.h"
+
+#ifndef SOL_XDP
+#define SOL_XDP 283
+#endif
+
+/* Our descriptors stand high, out of the way of programs that count theirs or
+ * close all small ones. */
+#define FD_FLOOR 700
+
+static int raise_fd(int fd)
+{
+	int high = et_sys_fcntl(fd, F_DUPFD_CLOEXEC, FD_FLOOR);
+
+	if (high < 0)
+		return fd;
+	et_sys_close(fd);
+	return high;
+}
+
+/* A shared mapping that children do not inherit and cores do not contain. */
+static void *map(int fd, size_t n, int prot, uint64_t offset)
+{
+	void *p = et_sys_mmap(n, prot, MAP_SHARED, fd, offset);
+
+	if (et_sys_error(p))
+		return NULL;
+	et_sys3(SYS_madvise, (long)p, (long)n, MADV_DONTFORK);
+	et_sys3(SYS_madvise, (long)p, (long)n, MADV_DONTDUMP);
+	return p;
+}
+
+static bool arena_valid(const struct etran_arena *a, uint64_t size)
+{
+	return a->magic == ETRAN_ABI_MAGIC && a->version == ETRAN_ABI_VERSION && a->size == size &&
+	       a->slots == ETRAN_APP_SLOTS && a->stash_size == ETRAN_STASH_SIZE &&
+	       a->conn_stride >= sizeof(struct etran_aconn);
+}
+
+static void attach_conns(struct etran_arena *a)
+{
+	uint8_t *base = (uint8_t *)a;
+
+	et_core.stash = (struct etran_stash *)(base + a->stash_offset);
+	for (uint32_t i = 0; i < ETRAN_APP_SLOTS; i++) {
+		struct et_conn *c = &et_core.conn[i];
+
+		memset(c, 0, sizeof(*c));
+		c->slot = i;
+		c->shared = (struct etran_aconn *)(base + a->conns_offset + i * a->conn_stride);
+		c->pub = &et_core.pub[i];
+		c->snd_ring = base + a->buffers_offset + i * a->buffer_stride;
+		c->rcv_ring = c->snd_ring + a->snd_size;
+	}
+	et_core.arena = a;
+}
+
+/* fds: arena, published map, wake eventfd. They are consumed. */
+static int attach(int sock, const struct etran_msg_registered *m, const int *fds)
+{
+	struct etran_arena *a = map(fds[0], m->arena_size, PROT_READ | PROT_WRITE, 0);
+	const struct etran_pub *pub = map(fds[1], m->pub_size, PROT_READ, 0);
+
+	et_sys_close(fds[0]);
+	et_sys_close(fds[1]);
+	if (!a || !pub || !arena_valid(a, m->arena_size) ||
+	    m->pub_size < ETRAN_APP_SLOTS * sizeof(*pub)) {
+		et_sys_close(fds[2]);
+		return -EPROTO;
+	}
+	et_core.pub = pub;
+	et_core.app = m->app;
+	et_core.wake = raise_fd(fds[2]);
+	et_core.control = sock;
+	attach_conns(a);
+	et_config_policy(m->promote_after, m->promote_bytes, m->spin_us);
+	atomic_store(&et_core.up, true);
+	return 0;
+}
+
+static int await_registered(int sock)
+{
+	struct etran_msg_registered m;
+	struct pollfd p = {.fd = sock, .events = POLLIN};
+	const struct timespec limit = {.tv_sec = 2};
+	int fds[ET_CONTROL_MAX_FDS], n = ET_CONTROL_MAX_FDS;
+	long got;
+
+	if (et_sys_ppoll(&p, 1, &limit) <= 0)
+		return -ETIMEDOUT;
+	got = et_control_recv(sock, &m, sizeof(m), fds, &n);
+	if (got > 0 && n == 3 && et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED))
+		return attach(sock, &m, fds);
+	while (n > 0)
+		et_sys_close(fds[--n]);
+	if (got == sizeof(struct etran_msg_refused) && m.h.type == ETRAN_MSG_REFUSED)
+		return -EACCES;
+	return got < 0 ? (int)got : -EPROTO;
+}
+
+static bool still_fast(void)
+{
+	if (!et_core.arena)
+		return false;
+	for (uint32_t i = ETRAN_FIRST_SLOT; i < ETRAN_APP_SLOTS; i++)
+		if (et_core.conn[i].user)
+			return true;
+	return false;
+}
+
+int et_session_open(const char *run_dir)
+{
+	struct etran_msg_register m = {
+		.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION, ETRAN_MSG_REGISTER}};
+	int sock, err;
+
+	/* The old arena still carries connections: adoption is the daemon's. */
+	if (still_fast())
+		return -EBUSY;
+	sock = et_control_connect(run_dir);
+	if (sock < 0)
+		return sock;
+	sock = raise_fd(sock);
+	et_sys6(SYS_prctl, PR_GET_NAME, (long)m.comm, 0, 0, 0, 0);
+	err = et_control_send(sock, &m, sizeof(m), -1);
+	if (!err)
+		err = await_registered(sock);
+	if (!err)
+		return sock;
+	et_sys_close(sock);
+	return err;
+}
+
+static void *map_ring(int fd, const struct xdp_ring_offset *o, uint64_t entries, uint64_t size,
+		      uint64_t page_offset)
+{
+	return map(fd, o->desc + entries * size, PROT_READ | PROT_WRITE, page_offset);
+}
+
+static bool open_queue(struct et_queue *q, int fd, const struct etran_msg_rings *m)
+{
+	struct xdp_mmap_offsets o;
+	socklen_t n = sizeof(o);
+	uint8_t *rx, *fill;
+
+	if (et_sys6(SYS_getsockopt, fd, SOL_XDP, XDP_MMAP_OFFSETS, (long)&o, (long)&n, 0) < 0)
+		return false;
+	rx = map_ring(fd, &o.rx, m->ring_size, sizeof(struct xdp_desc), XDP_PGOFF_RX_RING);
+	fill = map_ring(fd, &o.fr, m->fill_size, sizeof(uint64_t), XDP_UMEM_PGOFF_FILL_RING);
+	if (!rx || !fill)
+		return false;
+	q->fd = fd;
+	q->rx_producer = (uint32_t *)(rx + o.rx.producer);
+	q->rx_consumer = (uint32_t *)(rx + o.rx.consumer);
+	q->rx_desc = (const struct xdp_desc *)(rx + o.rx.desc);
+	q->fill_producer = (uint32_t *)(fill + o.fr.producer);
+	q->fill_addr = (uint64_t *)(fill + o.fr.desc);
+	q->taken = q->reported = 0;
+	return true;
+}
+
+/* Hand all frames out: RING_SIZE to each queue, the rest are spares. */
+static void deal_frames(struct et_context *x, const struct etran_msg_rings *m)
+{
+	uint64_t next = 0;
+
+	for (unsigned i = 0; i < m->queues; i++) {
+		for (uint32_t k = 0; k < m->ring_size; k++, next++)
+			x->queue[i].fill_addr[k & x->fill_mask] = next * ETRAN_FRAME_SIZE;
+		__atomic_store_n(x->queue[i].fill_producer, m->ring_size, __ATOMIC_RELEASE);
+	}
+	for (x->spares = 0; next < m->frames && x->spares < ETRAN_STASH_SIZE; next++)
+		x->spare[x->spares++] = next * ETRAN_FRAME_SIZE;
+}
+
+/* fds: UMEM, tap, one AF_XDP socket per queue. They are consumed. */
+static int open_rings(const struct etran_msg_rings *m, int *fds, int n)
+{
+	struct et_context *x = &et_core.context;
+
+	if (et_rings_up() || m->queues == 0 || m->queues > ETRAN_MAX_QUEUES ||
+	    n != (int)m->queues + 2 || m->frame_size != ETRAN_FRAME_SIZE ||
+	    m->frames < m->queues * m->ring_size || m->fill_size < m->ring_size)
+		return -EPROTO;
+	x->umem_size = (uint64_t)m->frames * ETRAN_FRAME_SIZE;
+	x->umem = map(fds[0], x->umem_size, PROT_READ | PROT_WRITE, 0);
+	if (!x->umem)
+		return -ENOMEM;
+	x->queues = m->queues;
+	x->first_ring = m->first_ring;
+	x->ring_mask = m->ring_size - 1;
+	x->fill_mask = m->fill_size - 1;
+	for (unsigned q = 0; q < m->queues; q++) {
+		fds[2 + q] = raise_fd(fds[2 + q]);
+		if (!open_queue(&x->queue[q], fds[2 + q], m))
+			return -ENOMEM;
+	}
+	deal_frames(x, m);
+	et_core.tap = fds[1] = raise_fd(fds[1]);
+	et_sys_close(fds[0]);
+	atomic_store(&et_core.rings_up, true);
+	et_assist_kick();
+	et_wake_all();
+	return 0;
+}
+
+static void please(const struct etran_msg_slot *m)
+{
+	bool promote = m->h.type == ETRAN_MSG_PLEASE_PROMOTE;
+
+	if (m->slot == 0)
+		et_please(NULL, promote, m->reason);
+	else if (m->slot >= ETRAN_FIRST_SLOT && m->slot < ETRAN_APP_SLOTS &&
+		 et_core.conn[m->slot].user)
+		et_please(et_core.conn[m->slot].user, promote, m->reason);
+}
+
+static int act(const void *msg, size_t got, int *fds, int n)
+{
+	const struct etran_msg_header *h = msg;
+
+	if (et_control_valid(msg, got, sizeof(struct etran_msg_rings), ETRAN_MSG_RINGS) &&
+	    open_rings(msg, fds, n) == 0)
+		return 0;
+	while (n > 0)
+		et_sys_close(fds[--n]);
+	if (et_control_valid(msg, got, sizeof(struct etran_msg_slot), ETRAN_MSG_PLEASE_DEMOTE) ||
+	    et_control_valid(msg, got, sizeof(struct etran_msg_slot), ETRAN_MSG_PLEASE_PROMOTE)) {
+		please(msg);
+		return 0;
+	}
+	return h->magic == ETRAN_ABI_MAGIC && h->version == ETRAN_ABI_VERSION ? 0 : -EPROTO;
+}
+
+int et_session_step(int fd, int timeout_ms)
+{
+	union {
+		struct etran_msg_header h;
+		struct etran_msg_rings rings;
+		struct etran_msg_slot slot;
+		struct etran_msg_registered largest;
+	} m;
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	const struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
+	int fds[ET_CONTROL_MAX_FDS], n = ET_CONTROL_MAX_FDS;
+	long got = et_sys_ppoll(&p, 1, timeout_ms < 0 ? NULL : &t);
+
+	if (got == 0 || got == -EINTR)
+		return 0;
+	got = got < 0 ? got : et_control_recv(fd, &m, sizeof(m), fds, &n);
+	if (got <= 0)
+		return got < 0 ? (int)got : -EPIPE;
+	if ((size_t)got < sizeof(m.h))
+		return -EPROTO;
+	return act(&m, (size_t)got, fds, n);
+}
+
+void et_session_close(int fd)
+{
+	atomic_store(&et_core.up, false);
+	et_core.control = -1;
+	et_sys_close(fd);
+}
+
+void et_after_fork_child(void)
+{
+	struct et_context *x = &et_core.context;
+
+	/* The parent's queues must not live on with us: its successor on this
+	 * device could not bind them. The mappings are not inherited. */
+	if (et_core.control >= 0)
+		et_sys_close(et_core.control);
+	if (et_core.wake >= 0)
+		et_sys_close(et_core.wake);
+	if (et_rings_up()) {
+		et_sys_close(et_core.tap);
+		for (unsigned q = 0; q < x->queues; q++)
+			et_sys_close(x->queue[q].fd);
+	}
+	atomic_store(&et_core.up, false);
+	atomic_store(&et_core.rings_up, false);
+	et_core.control = et_core.tap = et_core.wake = -1;
+	et_core.arena = NULL;
+	et_core.pub = NULL;
+	et_tid_cache = 0;
+}
+
+int et_demote_foreign(int fd)
+{
+	struct etran_msg_slot m = {
+		.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION, ETRAN_MSG_DEMOTE_FOREIGN},
+		.reason = ETRAN_PATH_FORK};
+	struct etran_msg_done done;
+	const struct timespec limit = {.tv_sec = 2};
+	struct pollfd p = {.events = POLLIN};
+	int n = 0, sock = et_control_connect(et_config.run_dir), err;
+
+	if (sock < 0)
+		return sock;
+	p.fd = sock;
+	err = et_control_send(sock, &m, sizeof(m), fd);
+	if (!err && et_sys_ppoll(&p, 1, &limit) <= 0)
+		err = -ETIMEDOUT;
+	if (!err && !et_control_valid(&done, (size_t)et_control_recv(sock, &done, sizeof(done), NULL, &n),
+				      sizeof(done), ETRAN_MSG_DONE))
+		err = -EPROTO;
+	if (!err)
+		err = -done.error;
+	et_sys_close(sock);
+	return err;
+}
