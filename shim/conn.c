@@ -421,3 +421,9 @@ void et_conn_want_room(struct et_conn *c)
 	et_tx_ack(c, ETRAN_TX_NOTIFY);
 	et_unlock(et_conn_lock(c));
 }
+
+void et_conn_kept_options(const struct et_conn *c, uint32_t *keepalive, uint32_t *user_timeout)
+{
+	*keepalive = c->shared->keepalive;
+	*user_timeout = c->shared->user_timeout;
+}

@@ -98,13 +98,36 @@ static void take_data(struct et_conn *c, uint32_t seq, const uint8_t *data, uint
 	}
 }
 
-/* What the raw frame asks for, by its TCP flags. */
-static enum etran_path_reason control_reason(const uint8_t *frame, uint32_t len)
-{
-	const struct tcphdr *t = (const void *)(frame + sizeof(struct ethhdr) + sizeof(struct iphdr));
+/* The headers of a raw frame, copied out: frames are not aligned for them. */
+struct headers {
+	struct iphdr ip;
+	struct tcphdr tcp;
+	uint32_t payload; /* offset in the frame */
+	uint32_t length;  /* of the payload */
+};
 
-	if (len < sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(*t))
-		return ETRAN_PATH_PEER_UNUSUAL;
+static bool parse(const uint8_t *frame, uint32_t len, struct headers *h)
+{
+	uint32_t at = sizeof(struct ethhdr), total;
+
+	if (len < at + sizeof(h->ip))
+		return false;
+	memcpy(&h->ip, frame + at, sizeof(h->ip));
+	at += h->ip.ihl * 4u;
+	if (len < at + sizeof(h->tcp))
+		return false;
+	memcpy(&h->tcp, frame + at, sizeof(h->tcp));
+	h->payload = at + h->tcp.doff * 4u;
+	total = sizeof(struct ethhdr) + ntohs(h->ip.tot_len);
+	if (total < h->payload || total > len)
+		return false;
+	h->length = total - h->payload;
+	return true;
+}
+
+/* What a control segment asks for. */
+static enum etran_path_reason control_reason(const struct tcphdr *t)
+{
 	if (t->rst)
 		return ETRAN_PATH_PEER_RST;
 	return t->fin && !t->urg && !t->syn ? ETRAN_PATH_PEER_FIN : ETRAN_PATH_PEER_UNUSUAL;
@@ -116,6 +139,7 @@ static bool take_frame(struct et_context *x, struct et_queue *q, const struct xd
 	const uint8_t *frame = x->umem + d->addr;
 	const struct etran_rx_meta *m = (const void *)(frame - sizeof(*m));
 	struct et_conn *c;
+	struct headers h;
 	bool kept = false;
 
 	if (m->slot < ETRAN_FIRST_SLOT || m->slot >= ETRAN_APP_SLOTS)
@@ -132,7 +156,8 @@ static bool take_frame(struct et_context *x, struct et_queue *q, const struct xd
 		break;
 	case ETRAN_RX_CTL:
 		kept = stash(x, q, c, d, m->generation);
-		et_want(c, control_reason(frame, d->len));
+		et_want(c, parse(frame, d->len, &h) ? control_reason(&h.tcp)
+						    : ETRAN_PATH_PEER_UNUSUAL);
 		break;
 	case ETRAN_RX_ACK:
 		et_tx_queue(c);
@@ -225,21 +250,14 @@ void et_rx_drain(void)
 /* The segment in a held frame, as if it had come now. */
 static void replay_frame(struct et_conn *c, const uint8_t *frame, uint32_t len)
 {
-	const struct iphdr *ip = (const void *)(frame + sizeof(struct ethhdr));
-	const struct tcphdr *t;
-	uint32_t header, total;
+	struct headers h;
 
-	if (len < sizeof(struct ethhdr) + sizeof(*ip) + sizeof(*t))
+	if (!parse(frame, len, &h))
 		return;
-	t = (const void *)((const uint8_t *)ip + ip->ihl * 4u);
-	header = ip->ihl * 4u + t->doff * 4u;
-	total = ntohs(ip->tot_len);
-	if (total < header || sizeof(struct ethhdr) + total > len)
-		return;
-	if (t->fin || t->rst || t->syn || t->urg)
-		et_want(c, control_reason(frame, len));
-	if (total > header && !t->syn && !t->rst)
-		take_data(c, ntohl(t->seq), (const uint8_t *)ip + header, total - header);
+	if (h.tcp.fin || h.tcp.rst || h.tcp.syn || h.tcp.urg)
+		et_want(c, control_reason(&h.tcp));
+	if (h.length && !h.tcp.syn && !h.tcp.rst)
+		take_data(c, ntohl(h.tcp.seq), frame + h.payload, h.length);
 }
 
 /* The stashed entry of the slot with the lowest order not below `from`. */
@@ -262,21 +280,15 @@ static struct etran_stash *stash_next(struct et_conn *c, uint32_t from)
 void et_stash_replay(struct et_conn *c)
 {
 	struct et_context *x = &et_core.context;
+	uint32_t from = et_core.arena->stash_order - INT32_MAX;
 	struct etran_stash *s;
-	uint32_t from = 0;
-	bool first = true;
 
 	if (!et_lock(&x->lock))
 		return;
-	for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++) {
-		s = first ? stash_next(c, et_core.arena->stash_order - 0x7fffffffu)
-			  : stash_next(c, from);
-		if (!s)
-			break;
-		first = false;
+	while ((s = stash_next(c, from))) {
 		from = s->order + 1;
 		replay_frame(c, x->umem + s->addr, s->length);
-		/* Frames with FIN and the like stay for the kernel. */
+		/* From a FIN or the like on, the frames stay for the kernel. */
 		if (atomic_load(&c->want) == ETRAN_PATH_OK)
 			__atomic_store_n(&s->state, 0, __ATOMIC_RELEASE);
 	}

@@ -10,19 +10,18 @@
 
 /*
  * Take the copies that the start will need: the program may overwrite its
- * argument block later (setproctitle). To be called once, from the library's
+ * argument block later (setproctitle). To be called from the library's
  * constructor, with what the dynamic linker passes to it.
  */
 void et_start_ctor(int argc, char **argv, char **envp);
 
 /*
  * Start the Go side unless it runs; true when it does. The first call takes
- * about a millisecond, later ones are one load.
+ * some milliseconds, later ones one system call (getpid).
  *
  * False means: do without, for ever (Go program, AT_SECURE, no address space,
- * no threads, no Go linked in, forked from a process where Go ran) or, in a
- * vfork child and other processes that pthread_atfork does not know of, as
- * long as this process lives.
+ * no threads, no Go linked in, forked from a process where Go ran). In a vfork
+ * child, and after a bare clone or _Fork, it is always false.
  *
  * Preconditions: not inside an allocator; not on a path that a signal handler
  * may take. Keeps errno, the signal mask, all dispositions and limits.

@@ -173,4 +173,10 @@ void et_after_fork_child(void);
  */
 int et_demote_foreign(int fd);
 
+/* ---- asked for by the surface -------------------------------------------- */
+
+/* SO_KEEPALIVE and TCP_USER_TIMEOUT (ms) of a connection on the fast path, as
+ * the program set them: on the sleeping socket both are off. */
+void et_conn_kept_options(const struct et_conn *c, uint32_t *keepalive, uint32_t *user_timeout);
+
 #endif

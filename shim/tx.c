@@ -13,12 +13,11 @@
 #define COPY_MAX 512u
 
 struct frame {
-	union {
-		struct etran_tx_header h;
-		uint8_t room[ETRAN_HEADER_ROOM];
-	};
+	struct etran_tx_header h;
+	uint8_t room[ETRAN_HEADER_ROOM - sizeof(struct etran_tx_header)];
 	uint8_t payload[ETRAN_FRAME_SIZE];
 } __attribute__((aligned(8)));
+_Static_assert(offsetof(struct frame, payload) == ETRAN_HEADER_ROOM, "payload follows the headers");
 
 /* Octets the program's buffer can still take, from `ack` on. */
 static uint32_t offered_window(const struct et_conn *c, uint32_t ack)

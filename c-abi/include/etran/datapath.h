@@ -226,8 +226,13 @@ struct etran_tx_header {
 	__u16 csum;     /* one's complement sum (not inverted) of the payload, as in memory */
 };
 
-/* Map `taps`, key ifindex in the private namespace: who writes there. */
+/*
+ * Map `taps`, element ifindex % ETRAN_MAX_TAPS: who writes there. ifindex is
+ * that of the private namespace; 0 = not in use. An array, because a hash costs
+ * each segment sent 20-60 ns more.
+ */
 struct etran_tap {
+	__u32 ifindex;
 	__u32 app;
 	__u32 generation; /* of the application */
 };

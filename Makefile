@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The front door. `make` builds, `make test` tests, `make demo` shows.
+
+JOBS ?= 2
+MAKEFLAGS += --no-print-directory
+
+# Go and C made from the eBPF sources; not committed.
+GENERATING := $(sort $(dir $(shell grep -ls '^//go:generate' c-abi/*.go bpf/*.go)))
+GENERATE_FROM := $(wildcard $(foreach dir,c-abi bpf, $(dir)/*.c $(dir)/*.h $(dir)/gen.go \
+	$(dir)/*/*.h $(dir)/*/*/*.h $(dir)/internal/*/*.go))
+GENERATED := build/.generated
+
+# runtime/cmd/NAME is build/NAME, tests/cmd/NAME is build/etran-NAME.
+names = $(sort $(patsubst $(1)/%/,%,$(dir $(wildcard $(1)/*/*.go))))
+COMMANDS := $(addprefix build/,$(call names,runtime/cmd))
+TEST_COMMANDS := $(addprefix build/etran-,$(call names,tests/cmd))
+
+GO_DIRS := c-abi bpf shim runtime tests
+C_FILES = $(shell find $(GO_DIRS) -name '*.[ch]' ! -name vmlinux.h)
+
+.PHONY: all deps generate c asan demo test lint fmt clean FORCE
+
+all: $(COMMANDS) $(TEST_COMMANDS) c
+
+# Debian packages that the rest needs, if any is missing.
+deps:
+	tests/setup
+
+generate: $(GENERATED)
+
+$(GENERATED): $(GENERATE_FROM) go.mod
+	@mkdir -p build
+	go generate $(addprefix ./,$(GENERATING))
+	@touch $@
+
+# go build knows best what is up to date.
+$(TEST_COMMANDS): build/etran-%: $(GENERATED) FORCE
+	go build -o $@ ./tests/cmd/$*
+
+$(COMMANDS): build/%: $(GENERATED) FORCE
+	go build -o $@ ./runtime/cmd/$*
+
+# build/libetran.so and build/progs
+build/libetran.so: c
+c:
+	cmake -S . -B build/c -DETRAN_OUTPUT=$(CURDIR)/build --log-level=WARNING
+	cmake --build build/c -j $(JOBS)
+
+# The unit tests of the C side, with sanitizers.
+asan:
+	cmake -S . -B build/asan -DETRAN_SANITIZE=ON --log-level=WARNING
+	cmake --build build/asan -j $(JOBS)
+
+demo: deps all
+	build/etran-demo
+
+# Packages run one after another: many of them own namespaces, devices and
+# time. Every test counts itself; the last line is the sum.
+test: deps all asan
+	build/etran-tally build/asan -count=1 -p 1 -timeout 15m ./...
+
+lint: $(GENERATED)
+	@test -z "$$(gofmt -l $(GO_DIRS))" || { gofmt -d $(GO_DIRS); exit 1; }
+	go vet ./...
+	@clang-format-19 --dry-run -Werror $(C_FILES)
+
+fmt:
+	gofmt -w $(GO_DIRS)
+	clang-format-19 -i $(C_FILES)
+
+clean:
+	rm -rf build
+	rm -f $(foreach dir,c-abi bpf,$(dir)/*_bpfel.go $(dir)/*_bpfel.o $(dir)/*_bpfel_test.go)

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app keeps the registered applications: what each has been given, and
+// how it is taken back when the application dies.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/config"
+	"github.com/etran-go/etran/runtime/internal/control"
+	"github.com/etran-go/etran/runtime/internal/counters"
+	"github.com/etran-go/etran/runtime/internal/datapath"
+	"github.com/etran-go/etran/runtime/internal/handover"
+	"github.com/etran-go/etran/runtime/internal/nexthop"
+	"github.com/etran-go/etran/runtime/internal/taps"
+)
+
+// Manager serves all applications.
+type Manager struct {
+	cfg      *config.Config
+	path     *datapath.DataPath
+	space    *taps.Space
+	hops     *nexthop.Table
+	counters counters.Counters
+	env      handover.Env
+	log      *slog.Logger
+	started  time.Time
+
+	generation atomic.Uint32
+
+	mu       sync.Mutex
+	apps     [abi.MaxApps]*App
+	holders  map[int]*App // by ifindex: who has the queues
+	stopping bool
+}
+
+// NewManager makes a manager for an attached data path.
+func NewManager(c *config.Config, path *datapath.DataPath, log *slog.Logger) (*Manager, error) {
+	space, err := taps.NewSpace()
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		cfg: c, path: path, space: space, log: log, started: time.Now(),
+		hops:    nexthop.NewTable(path.SetHop),
+		holders: make(map[int]*App),
+	}
+	// A generation of a dead daemon's must not come again while its programs
+	// may still hold it.
+	m.generation.Store(rand.Uint32())
+	cookie, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	m.env = handover.Env{
+		Path: path, Hops: m.hops, Device: m.device, Policy: &c.Policy, Counters: &m.counters,
+		Log: log, NetnsCookie: cookie, NextGeneration: m.nextGeneration,
+	}
+	for _, d := range path.Devices() {
+		if err := m.hops.SetDevice(hopDevice(d)); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read SO_NETNS_COOKIE: %w", err)
+	}
+	return cookie, nil
+}
+
+func hopDevice(d datapath.Device) nexthop.Device {
+	return nexthop.Device{Ifindex: d.Ifindex, Port: d.Port, MTU: d.MTU, MAC: d.MAC}
+}
+
+func (m *Manager) device(ifindex int) (handover.Device, bool) {
+	d, ok := m.path.Device(ifindex)
+	return handover.Device{Ifindex: d.Ifindex, MTU: d.MTU, VerifyChecksum: d.VerifyChecksum}, ok
+}
+
+func (m *Manager) nextGeneration() uint32 {
+	for {
+		if g := m.generation.Add(1); g != 0 {
+			return g
+		}
+	}
+}
+
+// Watch follows devices, routes, neighbours and timers until ctx ends.
+func (m *Manager) Watch(ctx context.Context) error {
+	go m.runTimers(ctx)
+	return m.hops.Watch(ctx, m.log, nexthop.Events{Link: m.linkChanged, Routes: m.routesChanged})
+}
+
+func (m *Manager) linkChanged(l netlink.Link, deleted bool) {
+	d, served, changed := m.path.LinkChanged(l, deleted)
+	if !served {
+		return
+	}
+	if err := m.hops.SetDevice(hopDevice(d)); err != nil {
+		m.log.Error("next hops not updated", "device", d.Name, "error", err)
+	}
+	if !changed {
+		return
+	}
+	m.log.Warn("device changed: its connections go back to the kernel", "device", d.Name,
+		"mtu", d.MTU, "queues", d.Queues, "usable", d.Usable)
+	for _, a := range m.list() {
+		a.pleaseDemote(abi.PathReasonDevice, func(s *handover.Slot) (uint32, bool) { return s.OnDevice(d.Ifindex) })
+	}
+}
+
+func (m *Manager) routesChanged() {
+	for _, a := range m.list() {
+		a.pleaseDemote(abi.PathReasonRoute, (*handover.Slot).Rerouted)
+	}
+}
+
+// list returns the live applications.
+func (m *Manager) list() []*App {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []*App
+	for _, a := range m.apps {
+		if a != nil {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// Accept serves programs until the listener is closed.
+func (m *Manager) Accept(l *control.Listener) {
+	for {
+		s, err := l.Accept()
+		if err != nil {
+			return // closed
+		}
+		go m.serve(s)
+	}
+}
+
+// serve speaks with one process: either it registers as an application, or it
+// only asks for the demotion of a socket that another process owns.
+func (m *Manager) serve(s *control.Session) {
+	defer s.Close()
+	for {
+		msg, err := s.Receive()
+		if err != nil {
+			unix.Close(s.Peer.Pidfd)
+			return
+		}
+		switch msg.Type {
+		case abi.MsgTypeDemoteForeign:
+			m.demoteForeign(s, msg.Fd)
+			continue
+		case abi.MsgTypeRegister:
+			if a := m.register(s, &msg); a != nil {
+				a.run(s)
+				return
+			}
+		}
+		if msg.Fd >= 0 {
+			unix.Close(msg.Fd)
+		}
+		unix.Close(s.Peer.Pidfd)
+		return
+	}
+}
+
+// register makes an application of the process, or tells it why not.
+func (m *Manager) register(s *control.Session, msg *control.Message) *App {
+	a, reason, err := m.newApp(s, msg.Comm())
+	if err != nil {
+		m.log.Error("application not registered", "pid", s.Peer.Pid, "error", err)
+	}
+	if a == nil {
+		m.counters.Refused.Add(reason)
+		if err := s.Send(control.Refused(reason)); err != nil {
+			m.log.Debug("refusal not delivered", "pid", s.Peer.Pid, "error", err)
+		}
+		return nil
+	}
+	go a.awaitDeath()
+	err = s.Send(control.Registered(abi.MsgRegistered{
+		App: uint32(a.id), Generation: a.generation,
+		Slots:        uint32(abi.FirstSlot + m.cfg.Policy.MaxConns),
+		PromoteAfter: m.cfg.PromoteAfter, PromoteBytes: m.cfg.PromoteBytes, SpinUs: m.cfg.SpinUs,
+		ArenaSize: a.arena.Size(), PubSize: pubSize,
+	}), a.arena.Fd(), a.pub.FD(), a.wake)
+	if err != nil {
+		m.log.Warn("application left while it registered", "pid", s.Peer.Pid, "error", err)
+	}
+	m.log.Info("application registered", "app", a.id, "pid", a.peer.Pid, "uid", a.peer.Uid, "comm", a.comm)
+	return a
+}
+
+func (m *Manager) newApp(s *control.Session, comm string) (*App, abi.PathReason, error) {
+	if !m.cfg.Policy.AllowsUid(s.Peer.Uid) {
+		return nil, abi.PathReasonPolicy, nil
+	}
+	a := &App{m: m, peer: s.Peer, comm: comm, generation: m.nextGeneration(), session: s, wake: -1,
+		history: make(map[uint64]handover.Note)}
+	if reason := m.addApp(a); reason != abi.PathReasonOk {
+		return nil, reason, nil
+	}
+	if err := a.open(); err != nil {
+		a.close()
+		m.removeApp(a)
+		return nil, abi.PathReasonSyscall, err
+	}
+	return a, abi.PathReasonOk, nil
+}
+
+// addApp finds an application id.
+func (m *Manager) addApp(a *App) abi.PathReason {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopping {
+		return abi.PathReasonShutdown
+	}
+	for id := range m.cfg.Policy.MaxApps {
+		if m.apps[id] == nil {
+			a.id = uint16(id)
+			m.apps[id] = a
+			return abi.PathReasonOk
+		}
+	}
+	return abi.PathReasonLimit
+}
+
+func (m *Manager) removeApp(a *App) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.apps[a.id] = nil
+	for ifindex, holder := range m.holders {
+		if holder == a {
+			delete(m.holders, ifindex)
+		}
+	}
+}
+
+// hold claims a device's queues for an application.
+func (m *Manager) hold(ifindex int, a *App) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if holder := m.holders[ifindex]; holder != nil && holder != a {
+		return false
+	}
+	m.holders[ifindex] = a
+	return true
+}
+
+func (m *Manager) unhold(ifindex int, a *App) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.holders[ifindex] == a {
+		delete(m.holders, ifindex)
+	}
+}
+
+// How long a stopping daemon waits for programs to give connections back.
+const (
+	stopPatience = 3 * time.Second
+	stopPoll     = 5 * time.Millisecond
+)
+
+// Stop gives every connection back to the kernel.
+func (m *Manager) Stop() {
+	m.mu.Lock()
+	m.stopping = true
+	m.mu.Unlock()
+	apps := m.list()
+	var asked []*App
+	for _, a := range apps {
+		if a.pleaseDemote(abi.PathReasonShutdown, (*handover.Slot).Generation) > 0 {
+			asked = append(asked, a)
+		}
+	}
+	deadline := time.Now().Add(stopPatience)
+	for time.Now().Before(deadline) && fastConns(asked) > 0 {
+		time.Sleep(stopPoll)
+	}
+	for _, a := range apps {
+		for _, s := range a.activeSlots() {
+			s.DemoteAlone(abi.PathReasonShutdown)
+		}
+		a.giveUpRings()
+	}
+	m.space.Close()
+}
+
+func fastConns(apps []*App) int {
+	n := 0
+	for _, a := range apps {
+		for _, s := range a.activeSlots() {
+			if note, ok := s.Note(); !ok || note.Phase == abi.PhaseFast {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// demoteForeign has the owner of a socket give its connection back, because
+// the process at the other end of the session wants to use it.
+func (m *Manager) demoteForeign(s *control.Session, fd int) {
+	err := m.awaitKernel(fd)
+	unix.Close(fd)
+	var errno unix.Errno
+	if err != nil && !errors.As(err, &errno) {
+		errno = unix.EIO
+	}
+	if err := s.Send(control.Done(abi.MsgTypeDone, int32(errno))); err != nil {
+		m.log.Debug("answer not delivered", "pid", s.Peer.Pid, "error", err)
+	}
+}
+
+// The asking library waits for two seconds.
+const foreignPatience = 1900 * time.Millisecond
+
+func (m *Manager) awaitKernel(fd int) error {
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return fmt.Errorf("read SO_COOKIE: %w", err)
+	}
+	asked := false
+	for deadline := time.Now().Add(foreignPatience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		a, slot := m.find(cookie)
+		if slot == nil {
+			return nil
+		}
+		if generation, fast := slot.Generation(); fast && !asked {
+			asked = true
+			a.please(abi.MsgTypePleaseDemote, slot, generation, abi.PathReasonFork)
+		} else if note, ok := slot.Note(); ok && note.Phase != abi.PhaseFast {
+			return nil
+		}
+	}
+	return unix.ETIMEDOUT
+}
+
+func (m *Manager) find(cookie uint64) (*App, *handover.Slot) {
+	for _, a := range m.list() {
+		for _, s := range a.activeSlots() {
+			if c, ok := s.Cookie(); ok && c == cookie {
+				return a, s
+			}
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"time"
+
+
+	abi "github.com/etran-go/etran/c-abi"
+)
+
+// Often enough for a user time-out of seconds, rare enough to cost nothing.
+const timerInterval = 500 * time.Millisecond
+
+// runTimers does the duties of the sleeping sockets' timers.
+func (m *Manager) runTimers(ctx context.Context) {
+	ticker := time.NewTicker(timerInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			for _, a := range m.list() {
+				a.checkTimers(now)
+			}
+		}
+	}
+}
+
+func (a *App) checkTimers(now time.Time) {
+	for _, s := range a.activeSlots() {
+		if generation, reason := s.Check(now); reason != abi.PathReasonOk {
+			a.m.log.Debug("a timer asks for a demotion", "app", a.id, "slot", s.Index(), "reason", reason.String())
+			a.please(abi.MsgTypePleaseDemote, s, generation, reason)
+		}
+	}
+}
+

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package arena is the daemon's view of the memory that it shares with one
+// application (c-abi/include/etran/arena.h). The application can write all of
+// it at any time: whatever is read here is copied first and checked then.
+package arena
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	abi "github.com/etran-go/etran/c-abi"
+)
+
+// Stride of the connection array: two pages of connections share no line.
+const connAlign = 256
+
+// Layout says where things lie. The daemon keeps its own copy and never reads
+// the one in the arena's header.
+type Layout struct {
+	Stash, Conns, Buffers, Size uint64
+	ConnStride, BufferStride    uint64
+}
+
+// NewLayout computes the layout of every arena of this version.
+func NewLayout() Layout {
+	page := uint64(os.Getpagesize())
+	l := Layout{
+		Stash:        page,
+		ConnStride:   roundUp(aconnSize, connAlign),
+		BufferStride: abi.SndBuf + abi.RcvBuf,
+	}
+	l.Conns = roundUp(l.Stash+abi.StashSize*stashSize, page)
+	l.Buffers = roundUp(l.Conns+abi.AppSlots*l.ConnStride, page)
+	l.Size = l.Buffers + abi.AppSlots*l.BufferStride
+	return l
+}
+
+func roundUp(n, to uint64) uint64 { return (n + to - 1) / to * to }
+
+// Arena is one application's arena. It stays mapped as long as somebody in the
+// daemon can reach it: a tool may look at an application that ends.
+type Arena struct {
+	fd     int
+	mem    []byte
+	layout Layout
+}
+
+// New makes an empty, sealed arena. It is sparse: pages that no connection
+// has used take no memory.
+func New() (*Arena, error) {
+	l := NewLayout()
+	fd, err := SealedMemfd("etran-arena", int64(l.Size))
+	if err != nil {
+		return nil, err
+	}
+	mem, err := unix.Mmap(fd, 0, int(l.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("map arena of %d octets: %w", l.Size, err)
+	}
+	a := &Arena{fd: fd, mem: mem, layout: l}
+	runtime.AddCleanup(a, func(mem []byte) { _ = unix.Munmap(mem) }, mem)
+	*a.header() = abi.Arena{
+		Magic: abi.Magic, Version: abi.Version, Size: l.Size,
+		StashOffset: l.Stash, ConnsOffset: l.Conns, ConnStride: l.ConnStride,
+		BuffersOffset: l.Buffers, BufferStride: l.BufferStride,
+		SndSize: abi.SndBuf, RcvSize: abi.RcvBuf, Slots: abi.AppSlots, StashSize: abi.StashSize,
+	}
+	return a, nil
+}
+
+// SealedMemfd makes shared memory that its other holders can neither shrink
+// nor grow: the daemon would die of SIGBUS reading what was cut off.
+func SealedMemfd(name string, size int64) (int, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, fmt.Errorf("create memfd %s: %w", name, err)
+	}
+	if err := unix.Ftruncate(fd, size); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("size memfd %s to %d: %w", name, size, err)
+	}
+	const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("seal memfd %s: %w", name, err)
+	}
+	return fd, nil
+}
+
+// Close closes the descriptor.
+func (a *Arena) Close() { _ = unix.Close(a.fd) }
+
+// Fd is the memfd, for the application.
+func (a *Arena) Fd() int { return a.fd }
+
+// Size is the arena's length in octets.
+func (a *Arena) Size() uint64 { return a.layout.Size }
+
+// Totals are the application's own counters, for tools only.
+type Totals struct {
+	KernelBytesIn, KernelBytesOut, KernelCalls, Sockets uint64
+}
+
+// Slot is one connection's part of the arena.
+type Slot struct {
+	a     *Arena
+	index uint32
+}
+
+// Slot returns the part of a slot that the caller has checked to exist.
+func (a *Arena) Slot(index uint32) Slot { return Slot{a, index} }
+
+// SetPhase stores the phase and wakes whoever waits for it.
+func (s Slot) SetPhase(p abi.Phase) {
+	word := s.phaseWord()
+	storeRelease(word, uint32(p))
+	futexWake(word)
+}
+
+// Phase reads the phase word as it stands.
+func (s Slot) Phase() abi.Phase { return abi.Phase(loadAcquire(s.phaseWord())) }
+
+// AwaitPhase waits until the phase word differs from `from`: a short spin,
+// because an application that runs answers in a microsecond, then asleep. It
+// returns what the word is then, or at the deadline.
+func (s Slot) AwaitPhase(from abi.Phase, timeout time.Duration) abi.Phase {
+	const spin = 10 * time.Microsecond
+	word, start := s.phaseWord(), time.Now()
+	for {
+		if p := abi.Phase(loadAcquire(word)); p != from {
+			return p
+		}
+		switch passed := time.Since(start); {
+		case passed >= timeout:
+			return from
+		case passed >= spin:
+			futexWait(word, uint32(from), timeout-passed)
+		}
+	}
+}
+
+// Constants are what the daemon tells about a connection.
+type Constants struct {
+	Mss, RcvWindow, Keepalive, UserTimeout uint32
+}
+
+// Start fills the words of a connection about to become fast.
+func (s Slot) Start(c Constants, sndNxt, rcvNxt uint32) {
+	w := s.aconn()
+	w.Mss, w.RcvWindow = c.Mss, c.RcvWindow
+	w.Keepalive, w.UserTimeout = c.Keepalive, c.UserTimeout
+	w.Snd.Base, w.Snd.Una, w.Snd.Nxt, w.Snd.End = sndNxt, sndNxt, sndNxt, sndNxt
+	w.Rcv.Base, w.Rcv.Read, w.Rcv.Nxt, w.Rcv.Ranges = rcvNxt, rcvNxt, rcvNxt, 0
+}
+
+// Claim names the slot's generation and ring, before OBSERVING.
+func (s Slot) Claim(generation, ring uint32) {
+	w := s.aconn()
+	w.Generation, w.Ring = generation, ring
+}
+
+// SetReason says why the slot is refused, aborted or demoted.
+func (s Slot) SetReason(r abi.PathReason) { s.aconn().Reason = uint32(r) }
+
+// Words are the untrusted words of a connection, copied.
+type Words struct {
+	Snd                    SndWords
+	Rcv                    RcvWords
+	Keepalive, UserTimeout uint32
+	KernelBytesIn          uint64
+	KernelBytesOut         uint64
+}
+
+// SndWords is struct etran_sndbuf.
+type SndWords struct{ Base, Una, Nxt, End uint32 }
+
+// RcvWords is struct etran_rcvbuf without its ranges.
+type RcvWords struct{ Base, Read, Nxt uint32 }
+
+// Words copies the slot's words once.
+func (s Slot) Words() Words {
+	w := *s.aconn()
+	return Words{
+		Snd:            SndWords{w.Snd.Base, w.Snd.Una, w.Snd.Nxt, w.Snd.End},
+		Rcv:            RcvWords{w.Rcv.Base, w.Rcv.Read, w.Rcv.Nxt},
+		Keepalive:      w.Keepalive,
+		UserTimeout:    w.UserTimeout,
+		KernelBytesIn:  w.KernelBytesIn,
+		KernelBytesOut: w.KernelBytesOut,
+	}
+}
+
+// CopySnd copies n octets from sequence `from` out of the send ring.
+func (s Slot) CopySnd(base, from uint32, n int) []byte {
+	return copyRing(s.a.mem[s.buffers():][:abi.SndBuf], from-base, n)
+}
+
+// CopyRcv copies n octets from sequence `from` out of the receive ring.
+func (s Slot) CopyRcv(base, from uint32, n int) []byte {
+	return copyRing(s.a.mem[s.buffers()+abi.SndBuf:][:abi.RcvBuf], from-base, n)
+}
+
+func (s Slot) buffers() uint64 {
+	return s.a.layout.Buffers + uint64(s.index)*s.a.layout.BufferStride
+}
+
+// copyRing copies n <= len(ring) octets; len(ring) is a power of two.
+func copyRing(ring []byte, offset uint32, n int) []byte {
+	if n == 0 {
+		return nil
+	}
+	out := make([]byte, n)
+	start := int(offset & uint32(len(ring)-1))
+	first := copy(out, ring[start:])
+	copy(out[first:], ring)
+	return out
+}
+
+// Held is a stashed frame, copied and with its place in the UMEM unchecked.
+type Held struct {
+	Index  int
+	Addr   uint64
+	Length uint32
+	Order  uint32
+}
+
+// Stash states (struct etran_stash).
+const (
+	stashUnused = 0
+	stashHeld   = 1
+)
+
+// Held lists the stash entries of a slot's generation.
+func (a *Arena) Held(slot uint16, generation uint32) []Held {
+	var list []Held
+	for i := range int(abi.StashSize) {
+		e := *a.stash(i)
+		if e.State == stashHeld && e.Slot == slot && e.Generation == generation {
+			list = append(list, Held{i, e.Addr, e.Length, e.Order})
+		}
+	}
+	runtime.KeepAlive(a)
+	return list
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package handover
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/conntrack"
+	"github.com/etran-go/etran/runtime/internal/nexthop"
+)
+
+// Observe starts watching the connection of a socket, whose descriptor the
+// slot takes over: XDP passes its segments and remembers what it saw.
+func (s *Slot) Observe(fd int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.phase != abi.PhaseFree && s.phase != abi.PhaseRefused {
+		unix.Close(fd)
+		return ErrPhase
+	}
+	s.fd, s.note, s.sock = fd, Note{}, socket{}
+	if reason := s.observe(); reason != abi.PathReasonOk {
+		s.refuse(reason)
+		return nil
+	}
+	s.mem.Claim(s.generation, uint32(s.conn.Ring))
+	s.setPhase(abi.PhaseObserving)
+	return nil
+}
+
+func (s *Slot) refuse(reason abi.PathReason) {
+	s.note.Reason = reason
+	s.drop()
+	s.env.Counters.Refused.Add(reason)
+	s.mem.SetReason(reason)
+	s.setPhase(abi.PhaseRefused)
+}
+
+func (s *Slot) observe() abi.PathReason {
+	var reason abi.PathReason
+	if s.sock, reason = examine(s.fd, s.env.NetnsCookie); reason != abi.PathReasonOk {
+		return reason
+	}
+	s.note.Traffic = s.owner.Recall(s.sock.cookie)
+	if !s.env.Policy.AllowsConn(s.sock.local, s.sock.remote) {
+		return abi.PathReasonPolicy
+	}
+	if reason = s.findDevice(); reason != abi.PathReasonOk {
+		return reason
+	}
+	ring, reason := s.owner.Claim(s.device)
+	if reason != abi.PathReasonOk {
+		return reason
+	}
+	// Early: it takes time, and does no harm if the switch never comes.
+	s.refreshConntrack()
+	return s.install(ring)
+}
+
+func (s *Slot) findDevice() abi.PathReason {
+	hop, err := s.env.Hops.Acquire(s.sock.local.Addr(), s.sock.remote.Addr())
+	switch {
+	case errors.Is(err, nexthop.ErrLocal):
+		return abi.PathReasonLocal
+	case errors.Is(err, nexthop.ErrNoDevice):
+		return abi.PathReasonNoDevice
+	case err != nil:
+		s.env.Log.Debug("no next hop", "slot", s.name(), "error", err)
+		return abi.PathReasonNoHop
+	}
+	s.hop = hop
+	device, served := s.env.Device(hop.Device)
+	if !served {
+		return abi.PathReasonNoDevice
+	}
+	s.device = device
+	return abi.PathReasonOk
+}
+
+func (s *Slot) refreshConntrack() {
+	err := conntrack.Refresh(s.sock.local, s.sock.remote)
+	if err != nil && !errors.Is(err, conntrack.ErrNotTracked) {
+		s.env.Log.Warn("connection tracking entry not changed", "slot", s.name(), "error", err)
+	}
+	s.watch.tracked = err == nil
+}
+
+// install makes the connection record and lets the flow find it.
+func (s *Slot) install(ring uint16) abi.PathReason {
+	s.generation = s.env.NextGeneration()
+	s.conn = abi.Conn{
+		Generation: s.generation,
+		App:        s.app, Slot: s.slot, Transport: uint8(abi.TransportTcp),
+		Laddr: netAddr(s.sock.local.Addr().As4()), Raddr: netAddr(s.sock.remote.Addr().As4()),
+		Lport: netPort(s.sock.local.Port()), Rport: netPort(s.sock.remote.Port()),
+		Device: uint32(s.device.Ifindex), Hop: s.hop.Index, Ring: ring,
+		SndWscale: s.sock.options.SndWscale, RcvWscale: s.sock.options.RcvWscale,
+		Flags: s.flags(),
+	}
+	if err := s.env.Path.Install(s.index(), &s.conn); err != nil {
+		s.env.Log.Error("connection record not written", "slot", s.name(), "error", err)
+		return abi.PathReasonSyscall
+	}
+	s.state = abi.FlowStateNone
+	if _, err := s.setState(abi.FlowStateObserve); err != nil {
+		s.env.Log.Error("flow not observed", "slot", s.name(), "error", err)
+		return abi.PathReasonSyscall
+	}
+	switch err := s.env.Path.AddFlow(s.key(), s.index()); {
+	case errors.Is(err, ErrFlowExists):
+		return abi.PathReasonSharedFile
+	case err != nil:
+		s.env.Log.Error("flow not added", "slot", s.name(), "error", err)
+		return abi.PathReasonSyscall
+	}
+	s.flowAdded = true
+	return abi.PathReasonOk
+}
+
+func (s *Slot) flags() uint32 {
+	var flags uint32
+	if s.sock.options.Timestamps {
+		flags |= abi.ConnTimestamps
+	}
+	if s.device.VerifyChecksum {
+		flags |= abi.ConnVerifyCsum
+	}
+	return flags
+}
+
+// Cancel ends the watching of a connection that was not switched.
+func (s *Slot) Cancel() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended:
+		return ErrPhase
+	case s.phase == abi.PhaseObserving:
+		s.drop()
+	case s.phase == abi.PhaseRefused: // both at the same time
+	default:
+		return ErrPhase
+	}
+	s.setPhase(abi.PhaseFree)
+	return nil
+}
+
+// netAddr is an address as the packet has it.
+func netAddr(a [4]byte) uint32 { return binary.NativeEndian.Uint32(a[:]) }
+
+// netPort is a port as the packet has it.
+func netPort(p uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, p))
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package handover
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/arena"
+	"github.com/etran-go/etran/runtime/internal/repair"
+	"github.com/etran-go/etran/runtime/internal/seq"
+)
+
+const (
+	// How long a switch waits for segments that are between XDP and the
+	// socket, or for the peer's acknowledgement, and how often it looks.
+	settleTime = 200 * time.Microsecond
+	settleNap  = 20 * time.Microsecond
+
+	// More unread octets than that in the kernel would take the library too
+	// long to read during the switch.
+	maxUnread = 64 << 10
+
+	ipAndTCPHeader = 40
+	maxUnscaled    = 1<<16 - 1
+)
+
+// Switch moves the connection to the fast path. The library guarantees that
+// nobody uses the socket meanwhile.
+func (s *Slot) Switch() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.phase != abi.PhaseObserving {
+		return ErrPhase
+	}
+	start := time.Now()
+	if reason := s.promote(); reason != abi.PathReasonOk {
+		s.abort(reason)
+		return nil
+	}
+	s.watch.start(start)
+	s.setPhase(abi.PhaseFast)
+	s.env.Counters.Promotions.Add(1)
+	s.env.Counters.PromotePause.Add(time.Since(start))
+	return nil
+}
+
+func (s *Slot) promote() abi.PathReason {
+	if reason := awaitSent(s.fd); reason != abi.PathReasonOk {
+		return reason
+	}
+	seen, err := s.setState(abi.FlowStateHold)
+	if err != nil {
+		return s.failed(err)
+	}
+	if seen.Flags&abi.ConnObserved == 0 {
+		return abi.PathReasonNotSeen
+	}
+	dump, reason := s.agree(seq.Num(seen.ObsEnd))
+	if reason != abi.PathReasonOk {
+		return reason
+	}
+	unread, err := unix.IoctlGetInt(s.fd, unix.SIOCINQ)
+	if err != nil {
+		return s.failed(err)
+	}
+	if unread > maxUnread {
+		return abi.PathReasonBusy
+	}
+	if reason := s.sleepAfter(dump); reason != abi.PathReasonOk {
+		return reason
+	}
+	return s.activate(dump)
+}
+
+// failed logs what cannot be told by a reason.
+func (s *Slot) failed(err error) abi.PathReason {
+	s.env.Log.Warn("switch failed", "slot", s.name(), "error", err)
+	return abi.PathReasonSyscall
+}
+
+// awaitSent waits until the peer has acknowledged everything: then no timer of
+// the socket runs, and SND.UNA = SND.NXT.
+func awaitSent(fd int) abi.PathReason {
+	for deadline := time.Now().Add(settleTime); ; nap() {
+		queued, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		if err != nil {
+			return abi.PathReasonSyscall
+		}
+		if queued == 0 {
+			return abi.PathReasonOk
+		}
+		if time.Now().After(deadline) {
+			return abi.PathReasonUnsent
+		}
+	}
+}
+
+// agree reads the socket's state until the kernel has received exactly what
+// XDP let pass. That is the proof that no segment is under way between the
+// two; without it the connection stays where it is.
+func (s *Slot) agree(seenEnd seq.Num) (*repair.State, abi.PathReason) {
+	for deadline := time.Now().Add(settleTime); ; nap() {
+		dump, err := repair.Dump(s.fd)
+		if err != nil {
+			return nil, s.failed(err)
+		}
+		if !dump.Established {
+			return nil, abi.PathReasonNotEstablished
+		}
+		if dump.RcvNxt == seenEnd {
+			return &dump, abi.PathReasonOk
+		}
+		if dump.RcvNxt.After(seenEnd) || time.Now().After(deadline) {
+			return nil, abi.PathReasonMismatch
+		}
+	}
+}
+
+// sleepAfter puts the socket to sleep and makes sure that nothing reached it
+// since the dump by a way that XDP does not see.
+func (s *Slot) sleepAfter(dump *repair.State) abi.PathReason {
+	var err error
+	if s.asleep, err = putToSleep(s.fd); err != nil {
+		return s.failed(err)
+	}
+	info, err := repair.ReadInfo(s.fd)
+	if err != nil {
+		return s.failed(err)
+	}
+	if !info.Established() {
+		return abi.PathReasonNotEstablished
+	}
+	if info.Bytes_received != dump.BytesReceived {
+		return abi.PathReasonBusy
+	}
+	return abi.PathReasonOk
+}
+
+// activate fills record and arena, and starts the fast path.
+func (s *Slot) activate(dump *repair.State) abi.PathReason {
+	record := s.conn
+	if err := s.fillRecord(&record, dump); err != nil {
+		return s.failed(err)
+	}
+	window, err := receiveWindow(s.fd, dump.Options.RcvWscale)
+	if err != nil {
+		return s.failed(err)
+	}
+	s.mem.Start(arena.Constants{
+		Mss: uint32(record.Mss), RcvWindow: window,
+		Keepalive: uint32(s.asleep.keepalive), UserTimeout: uint32(s.asleep.userTimeout),
+	}, record.SndNxt, record.RcvNxt)
+	if _, err := s.env.Path.Activate(s.index(), s.generation, &record); err != nil {
+		return s.failed(err)
+	}
+	s.sock.options = dump.Options
+	s.conn, s.state = record, abi.FlowStateActive
+	return abi.PathReasonOk
+}
+
+func (s *Slot) fillRecord(c *abi.Conn, d *repair.State) error {
+	tos, err := unix.GetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_TOS)
+	if err != nil {
+		return err
+	}
+	ttl, err := unix.GetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_TTL)
+	if err != nil {
+		return err
+	}
+	c.SndUna, c.SndNxt = uint32(d.WriteSeq), uint32(d.WriteSeq)
+	c.SndWnd, c.MaxWnd = d.Window.SndWnd, max(d.Window.MaxWindow, d.Window.SndWnd)
+	c.SndWl1, c.SndWl2 = d.Window.SndWl1, uint32(d.WriteSeq)
+	c.RcvNxt, c.RcvHigh = uint32(d.RcvNxt), uint32(d.RcvNxt)
+	// The right edge never moves back, even if the kernel's window shrank.
+	c.RcvAdv = uint32(seq.Max(seq.Num(d.Window.RcvWup+d.Window.RcvWnd), d.RcvNxt))
+	c.SndWscale, c.RcvWscale = d.Options.SndWscale, d.Options.RcvWscale
+	c.TsOffset = d.TSOffset
+	c.Tos, c.Ttl = uint8(tos), uint8(ttl)
+	c.Mss = uint16(segmentSize(d, s.device.MTU))
+	return nil
+}
+
+// segmentSize is the payload of one of our segments, which always carry
+// twelve octets of options.
+func segmentSize(d *repair.State, mtu int) int {
+	size := min(int(d.Options.MSSClamp), mtu-ipAndTCPHeader)
+	if d.PathMTU != 0 {
+		size = min(size, int(d.PathMTU)-ipAndTCPHeader)
+	}
+	return size - abi.TcpOptions
+}
+
+// receiveWindow bounds what the library may offer: what the kernel can take
+// back at a demotion, and what the window field can say.
+func receiveWindow(fd int, wscale uint8) (uint32, error) {
+	limit, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		return 0, err
+	}
+	window := max(limit/2, 64<<10) // the kernel doubles what was set
+	return uint32(min(window, abi.RcvBuf, maxUnscaled<<wscale)), nil
+}
+
+// abort leaves the connection with the kernel. Held segments are re-injected
+// when the library asks for it.
+func (s *Slot) abort(reason abi.PathReason) {
+	if s.asleep != nil {
+		if err := s.asleep.wakeUp(s.fd, s.asleep.keepalive, s.asleep.userTimeout); err != nil {
+			s.env.Log.Error("socket not woken", "slot", s.name(), "error", err)
+		}
+		s.asleep = nil
+	}
+	s.removeFlow()
+	s.note.Reason = reason
+	s.env.Counters.Aborted.Add(reason)
+	s.mem.SetReason(reason)
+	s.setPhase(abi.PhaseAborted)
+}
+
+// nap sleeps as exactly as the kernel can; Go's timers are too coarse.
+func nap() {
+	ts := unix.NsecToTimespec(settleNap.Nanoseconds())
+	_ = unix.Nanosleep(&ts, nil) // interrupted: look again earlier
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package handover
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// The kernel socket of a fast connection does not sleep by itself. Its
+// keepalive would reset the connection, because the peer's answers never reach
+// it; so would its user timeout; and segments that come by a way without XDP
+// would be acknowledged with numbers of the past.
+
+// sleeper remembers how the socket was before it was put to sleep.
+type sleeper struct {
+	keepalive, userTimeout int
+	filtered               bool
+}
+
+// The filter drops everything without an answer: the peer just sends again.
+var dropAll = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+
+// putToSleep makes the socket inert. After an error, wakeUp undoes what was
+// done.
+func putToSleep(fd int) (*sleeper, error) {
+	s := new(sleeper)
+	var err error
+	if s.keepalive, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE); err != nil {
+		return s, fmt.Errorf("read SO_KEEPALIVE: %w", err)
+	}
+	if s.userTimeout, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil {
+		return s, fmt.Errorf("read TCP_USER_TIMEOUT: %w", err)
+	}
+	if err := attachFilter(fd, dropAll); err != nil {
+		return s, fmt.Errorf("attach the drop filter: %w", err)
+	}
+	s.filtered = true
+	return s, setTimers(fd, 0, 0, *s)
+}
+
+// wakeUp makes the socket live again, with these options.
+func (s *sleeper) wakeUp(fd, keepalive, userTimeout int) error {
+	if s.filtered {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); err != nil {
+			return fmt.Errorf("detach the drop filter: %w", err)
+		}
+		s.filtered = false
+	}
+	return setTimers(fd, keepalive, userTimeout, sleeper{})
+}
+
+// setTimers sets both options; those that are so in `now` already are skipped.
+func setTimers(fd, keepalive, userTimeout int, now sleeper) error {
+	if keepalive != now.keepalive {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, keepalive); err != nil {
+			return fmt.Errorf("set SO_KEEPALIVE to %d: %w", keepalive, err)
+		}
+	}
+	if userTimeout != now.userTimeout {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, userTimeout); err != nil {
+			return fmt.Errorf("set TCP_USER_TIMEOUT to %d: %w", userTimeout, err)
+		}
+	}
+	return nil
+}

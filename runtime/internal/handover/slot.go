@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package handover moves a connection from the kernel to the fast path and
+// back: one Slot per connection of an application, with the state machine of
+// c-abi/include/etran/arena.h.
+package handover
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/arena"
+	"github.com/etran-go/etran/runtime/internal/config"
+	"github.com/etran-go/etran/runtime/internal/counters"
+	"github.com/etran-go/etran/runtime/internal/nexthop"
+)
+
+// DataPath is what a switch needs of the eBPF programs and their maps.
+type DataPath interface {
+	// Install writes a whole record, whose state is NONE.
+	Install(index uint32, conn *abi.Conn) error
+	// SetState changes the state under the record's lock and returns the
+	// record as it is then.
+	SetState(index, generation uint32, from, to abi.FlowState) (abi.Conn, error)
+	// Activate takes the numbers of a dump over and starts the fast path.
+	Activate(index, generation uint32, dump *abi.Conn) (abi.Conn, error)
+	// Read returns the record for statistics.
+	Read(index uint32) (abi.Conn, error)
+	// AddFlow fails with ErrFlowExists if the flow is somebody's already.
+	AddFlow(key abi.FlowKey, index uint32) error
+	DeleteFlow(key abi.FlowKey) error
+	// Inject gives a frame to the kernel as if it had come from the device.
+	Inject(ifindex int, frame []byte) error
+}
+
+// ErrFlowExists means that a flow has a connection record already.
+var ErrFlowExists = errors.New("flow is in the table already")
+
+// Device is what a switch needs to know of a served device.
+type Device struct {
+	Ifindex        int
+	MTU            int
+	VerifyChecksum bool
+}
+
+// Owner is the application that a slot belongs to.
+type Owner interface {
+	// Claim makes sure that the application has rings on the device, and
+	// returns its first one. PathReasonOk or why not.
+	Claim(device Device) (ring uint16, reason abi.PathReason)
+	// Frame copies a frame of the application's memory, checking the place.
+	Frame(addr uint64, length uint32) ([]byte, bool)
+	// Wake makes the application's threads look at their slots.
+	Wake()
+	// Remember keeps what is known of a socket when its slot ends, for tools;
+	// Recall finds its traffic when another slot takes it up.
+	Remember(Note)
+	Recall(cookie uint64) counters.Traffic
+}
+
+// Env is what all slots of the daemon share.
+type Env struct {
+	Path     DataPath
+	Hops     *nexthop.Table
+	Device   func(ifindex int) (Device, bool)
+	Policy   *config.Policy
+	Counters *counters.Counters
+	Log      *slog.Logger
+	// NetnsCookie is the network namespace that the daemon serves.
+	NetnsCookie uint64
+	// NextGeneration returns a number that no slot had before, never 0.
+	NextGeneration func() uint32
+}
+
+// ErrPhase means that a request does not fit the slot's phase: the program
+// does not follow the protocol.
+var ErrPhase = errors.New("request does not fit the slot's phase")
+
+// Slot is one connection of an application.
+type Slot struct {
+	env   *Env
+	owner Owner
+	arena *arena.Arena
+	mem   arena.Slot
+	app   uint16
+	slot  uint16
+
+	// mu is held during every step of a switch; system calls on the
+	// program's socket may block under it, so nobody takes it for two slots.
+	mu sync.Mutex
+	// phase is the daemon's own: the one in the arena can be anything.
+	phase      abi.Phase
+	generation uint32
+	state      abi.FlowState
+	fd         int
+	sock       socket
+	hop        nexthop.Hop
+	device     Device
+	conn       abi.Conn // the record as installed
+	flowAdded  bool
+	asleep     *sleeper
+	watch      watch
+	note       Note
+	ended      bool // the application is gone: nothing is begun any more
+}
+
+// NewSlot makes the daemon's side of a slot.
+func NewSlot(env *Env, owner Owner, a *arena.Arena, app, slot uint16) *Slot {
+	return &Slot{env: env, owner: owner, arena: a, mem: a.Slot(uint32(slot)), app: app, slot: slot, fd: -1}
+}
+
+// transitions are the daemon's: phases that the library sets on its own
+// account (a request, or FREE after REFUSED) are none.
+var transitions = map[abi.Phase][]abi.Phase{
+	abi.PhaseFree:         {abi.PhaseObserving, abi.PhaseRefused},
+	abi.PhaseRefused:      {abi.PhaseObserving, abi.PhaseRefused, abi.PhaseFree},
+	abi.PhaseObserving:    {abi.PhaseFast, abi.PhaseAborted, abi.PhaseFree},
+	abi.PhaseFast:         {abi.PhaseFrozen},
+	abi.PhaseFrozen:       {abi.PhaseDemoted, abi.PhaseDemoteFailed},
+	abi.PhaseAborted:      {abi.PhaseFree},
+	abi.PhaseDemoted:      {abi.PhaseFree},
+	abi.PhaseDemoteFailed: {abi.PhaseFree},
+}
+
+// setPhase is the one setter of the phase.
+func (s *Slot) setPhase(to abi.Phase) {
+	if !slices.Contains(transitions[s.phase], to) {
+		panic(fmt.Sprintf("handover: phase %d to %d", s.phase, to))
+	}
+	s.phase = to
+	s.mem.SetPhase(to)
+	switch to {
+	case abi.PhaseFast, abi.PhaseAborted, abi.PhaseRefused, abi.PhaseDemoted, abi.PhaseDemoteFailed:
+		s.owner.Wake()
+	}
+}
+
+// index is the slot's connection record.
+func (s *Slot) index() uint32 { return uint32(s.app)*abi.AppSlots + uint32(s.slot) }
+
+// setState moves the flow's state, which only the daemon does.
+func (s *Slot) setState(to abi.FlowState) (abi.Conn, error) {
+	conn, err := s.env.Path.SetState(s.index(), s.generation, s.state, to)
+	if err != nil {
+		return conn, fmt.Errorf("flow state %d to %d: %w", s.state, to, err)
+	}
+	s.state = to
+	return conn, nil
+}
+
+// removeFlow takes the flow out of the data path: segments pass again.
+func (s *Slot) removeFlow() {
+	if s.flowAdded {
+		if err := s.env.Path.DeleteFlow(s.key()); err != nil {
+			s.env.Log.Error("flow not removed", "slot", s.name(), "error", err)
+		}
+		s.flowAdded = false
+	}
+	if s.state != abi.FlowStateNone {
+		if _, err := s.setState(abi.FlowStateNone); err != nil {
+			s.env.Log.Error("flow state not reset", "slot", s.name(), "error", err)
+			s.state = abi.FlowStateNone
+		}
+	}
+}
+
+// drop forgets the socket and all that was acquired for it.
+func (s *Slot) drop() {
+	if s.sock.cookie != 0 {
+		s.owner.Remember(s.describe())
+	}
+	s.removeFlow()
+	if s.hop != (nexthop.Hop{}) {
+		s.env.Hops.Release(s.hop)
+		s.hop = nexthop.Hop{}
+	}
+	if s.fd >= 0 {
+		unix.Close(s.fd)
+		s.fd = -1
+	}
+}
+
+func (s *Slot) key() abi.FlowKey {
+	return abi.FlowKey{
+		Ifindex: uint32(s.device.Ifindex),
+		Raddr:   s.conn.Raddr, Laddr: s.conn.Laddr,
+		Rport: s.conn.Rport, Lport: s.conn.Lport,
+	}
+}
+
+func (s *Slot) name() string { return fmt.Sprintf("%d:%d", s.app, s.slot) }
+
+// Note is what tools want to know of a connection; it can be read while a
+// switch goes on.
+type Note struct {
+	Phase         abi.Phase
+	State         abi.FlowState
+	Reason        abi.PathReason
+	Local, Remote netip.AddrPort
+	Cookie        uint64
+	SRTTUs        uint32
+	// Traffic of the connection's whole life, as far as it is known.
+	Traffic counters.Traffic
+}
+
+// Note describes the connection; ok is false if the slot has none, or is in a
+// switch that takes long.
+func (s *Slot) Note() (n Note, ok bool) {
+	for range 10 {
+		if s.mu.TryLock() {
+			defer s.mu.Unlock()
+			return s.describe(), s.fd >= 0
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return Note{}, false
+}
+
+func (s *Slot) describe() Note {
+	n := s.note
+	n.Phase, n.State = s.phase, s.state
+	n.Local, n.Remote, n.Cookie = s.sock.local, s.sock.remote, s.sock.cookie
+	w := s.mem.Words()
+	n.Traffic.KernelBytesIn += w.KernelBytesIn
+	n.Traffic.KernelBytesOut += w.KernelBytesOut
+	if s.phase == abi.PhaseFast {
+		if conn, err := s.env.Path.Read(s.index()); err == nil {
+			n.Traffic.Add(counters.Fast(&conn))
+			n.SRTTUs = conn.SrttUs
+		}
+	}
+	return n
+}
+
+// Index is the slot's number within its application.
+func (s *Slot) Index() uint32 { return uint32(s.slot) }
+
+// LiveTraffic is what a fast connection has moved since its promotion.
+func (s *Slot) LiveTraffic() counters.Traffic {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase != abi.PhaseFast {
+		return counters.Traffic{}
+	}
+	conn, err := s.env.Path.Read(s.index())
+	if err != nil {
+		return counters.Traffic{}
+	}
+	return counters.Fast(&conn)
+}

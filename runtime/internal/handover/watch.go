@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package handover
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	abi "github.com/etran-go/etran/c-abi"
+)
+
+const (
+	// Without progress for so many time-outs, kernel TCP shall find out
+	// what is wrong (path MTU, next hop, route).
+	stuckTimeouts = 2
+	minimumRTO    = time.Second // RFC 6298 2.4
+
+	conntrackRefresh = time.Minute
+)
+
+// watch is what the timers remember of a fast connection.
+type watch struct {
+	una       uint32
+	unaSince  time.Time
+	fastSince time.Time
+	asked     time.Time // last PLEASE_DEMOTE of the timers
+	refreshed time.Time
+	tracked   bool // connection tracking has an entry
+}
+
+func (w *watch) start(now time.Time) {
+	*w = watch{unaSince: now, fastSince: now, refreshed: now, tracked: w.tracked}
+}
+
+// Generation returns the generation if the connection is fast.
+func (s *Slot) Generation() (generation uint32, fast bool) {
+	if !s.mu.TryLock() {
+		return 0, false // a switch goes on, which ends fast or otherwise
+	}
+	defer s.mu.Unlock()
+	return s.generation, s.phase == abi.PhaseFast
+}
+
+// Check does the duties of the sleeping socket's timers. It returns why the
+// connection should be demoted, or PathReasonOk.
+func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
+	if !s.mu.TryLock() {
+		return 0, abi.PathReasonOk
+	}
+	defer s.mu.Unlock()
+	if s.phase != abi.PhaseFast {
+		return 0, abi.PathReasonOk
+	}
+	conn, err := s.env.Path.Read(s.index())
+	if err != nil {
+		s.env.Log.Error("connection record not read", "slot", s.name(), "error", err)
+		return 0, abi.PathReasonOk
+	}
+	if s.watch.tracked && now.Sub(s.watch.refreshed) > conntrackRefresh {
+		s.watch.refreshed = now
+		s.refreshConntrack()
+	}
+	reason = s.expired(&conn, now)
+	if reason == abi.PathReasonOk || now.Sub(s.watch.asked) < minimumRTO {
+		return 0, abi.PathReasonOk
+	}
+	s.watch.asked = now
+	return s.generation, reason
+}
+
+func (s *Slot) expired(conn *abi.Conn, now time.Time) abi.PathReason {
+	w := s.mem.Words()
+	if conn.SndUna != s.watch.una || conn.SndUna == conn.SndNxt {
+		s.watch.una, s.watch.unaSince = conn.SndUna, now
+	}
+	waiting := now.Sub(s.watch.unaSince)
+	if waiting > stuckTimeouts*max(minimumRTO, rto(conn)) {
+		return abi.PathReasonRto
+	}
+	if limit := time.Duration(w.UserTimeout) * time.Millisecond; limit > 0 && waiting > limit {
+		return abi.PathReasonKeepalive
+	}
+	if w.Keepalive != 0 && s.silence(conn, now) > s.keepIdle() {
+		return abi.PathReasonKeepalive
+	}
+	return abi.PathReasonOk
+}
+
+// rto is RFC 6298 2.3.
+func rto(conn *abi.Conn) time.Duration {
+	return time.Duration(conn.SrttUs+4*conn.RttvarUs) * time.Microsecond
+}
+
+// silence is how long the peer has said nothing on the fast path.
+func (s *Slot) silence(conn *abi.Conn, now time.Time) time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil || conn.LastRxNs == 0 {
+		return now.Sub(s.watch.fastSince)
+	}
+	return min(time.Duration(ts.Nano()-int64(conn.LastRxNs)), now.Sub(s.watch.fastSince))
+}
+
+func (s *Slot) keepIdle() time.Duration {
+	seconds, err := unix.GetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+	if err != nil {
+		seconds = 7200 // Linux' default
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// OnDevice says whether the connection is fast on a device.
+func (s *Slot) OnDevice(ifindex int) (generation uint32, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.generation, s.phase == abi.PhaseFast && s.device.Ifindex == ifindex
+}
+
+// Rerouted says whether the connection is fast and its route is not what it
+// was.
+func (s *Slot) Rerouted() (generation uint32, rerouted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase != abi.PhaseFast {
+		return 0, false
+	}
+	return s.generation, !s.env.Hops.Still(s.hop, s.sock.local.Addr(), s.sock.remote.Addr())
+}
+
+// Cookie returns the socket's cookie if the slot has a socket.
+func (s *Slot) Cookie() (cookie uint64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sock.cookie, s.fd >= 0
+}

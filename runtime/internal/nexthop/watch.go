@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nexthop
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Events are the changes that the daemon must act on.
+type Events struct {
+	// Link: a link changed or is gone (deleted).
+	Link func(link netlink.Link, deleted bool)
+	// Routes: some route changed, or changes may have been missed.
+	Routes func()
+}
+
+// After an overrun the kernel's events begin anew; a storm of them must not
+// keep the daemon busy.
+const (
+	watchBuffer  = 1 << 20
+	watchRestart = 100 * time.Millisecond
+	// Many routes change at once; they are looked at together.
+	routeSettle = 50 * time.Millisecond
+)
+
+// Watch follows the kernel's events until ctx ends.
+func (t *Table) Watch(ctx context.Context, log *slog.Logger, events Events) error {
+	for _, subscribe := range []func(context.Context, func(error)) (func(), error){
+		func(ctx context.Context, failed func(error)) (func(), error) { return t.neighbours(ctx, log, failed) },
+		func(ctx context.Context, failed func(error)) (func(), error) { return links(ctx, events, failed) },
+		func(ctx context.Context, failed func(error)) (func(), error) { return routes(ctx, events, failed) },
+	} {
+		failed := func(err error) {
+			if ctx.Err() == nil {
+				log.Warn("netlink events interrupted", "error", err)
+			}
+		}
+		run, err := subscribe(ctx, failed)
+		if err != nil {
+			return fmt.Errorf("subscribe to netlink events: %w", err)
+		}
+		go keep(ctx, failed, run, subscribe)
+	}
+	return nil
+}
+
+// keep runs a subscription and makes a new one when it ends.
+func keep(ctx context.Context, failed func(error), run func(), subscribe func(context.Context, func(error)) (func(), error)) {
+	for {
+		if run != nil {
+			run()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchRestart):
+		}
+		var err error
+		if run, err = subscribe(ctx, failed); err != nil {
+			failed(err)
+			run = nil
+		}
+	}
+}
+
+func (t *Table) neighbours(ctx context.Context, log *slog.Logger, failed func(error)) (func(), error) {
+	ch := make(chan netlink.NeighUpdate, 64)
+	err := netlink.NeighSubscribeWithOptions(ch, ctx.Done(), netlink.NeighSubscribeOptions{
+		ErrorCallback: failed, ReceiveBufferSize: watchBuffer, ReceiveBufferForceSize: true})
+	if err != nil {
+		return nil, fmt.Errorf("neighbours: %w", err)
+	}
+	warn := func(err error) {
+		if err != nil {
+			log.Warn("next hop not updated", "error", err)
+		}
+	}
+	return func() {
+		warn(t.refresh())
+		for u := range ch {
+			if u.Type == unix.RTM_NEWNEIGH && u.Family == unix.AF_INET {
+				warn(t.setNeighbour(&u.Neigh))
+			}
+		}
+	}, nil
+}
+
+func links(ctx context.Context, events Events, failed func(error)) (func(), error) {
+	ch := make(chan netlink.LinkUpdate, 64)
+	err := netlink.LinkSubscribeWithOptions(ch, ctx.Done(), netlink.LinkSubscribeOptions{
+		ErrorCallback: failed, ListExisting: true, ReceiveBufferSize: watchBuffer, ReceiveBufferForceSize: true})
+	if err != nil {
+		return nil, fmt.Errorf("links: %w", err)
+	}
+	return func() {
+		for u := range ch {
+			events.Link(u.Link, u.Header.Type == unix.RTM_DELLINK)
+		}
+	}, nil
+}
+
+func routes(ctx context.Context, events Events, failed func(error)) (func(), error) {
+	ch := make(chan netlink.RouteUpdate, 64)
+	err := netlink.RouteSubscribeWithOptions(ch, ctx.Done(), netlink.RouteSubscribeOptions{
+		ErrorCallback: failed, ReceiveBufferSize: watchBuffer, ReceiveBufferForceSize: true})
+	if err != nil {
+		return nil, fmt.Errorf("routes: %w", err)
+	}
+	return func() {
+		settle := time.AfterFunc(0, events.Routes)
+		defer settle.Stop()
+		for range ch {
+			settle.Reset(routeSettle)
+		}
+	}, nil
+}

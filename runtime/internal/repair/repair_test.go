@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repair
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pair is a connection over loopback: the socket under test, which repair
+// changes, and its peer.
+type pair struct {
+	conn *net.TCPConn
+	fd   int // a duplicate, as the daemon has one
+	peer *net.TCPConn
+}
+
+func newPair(t *testing.T, accepted bool) *pair {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("TCP_REPAIR needs CAP_NET_ADMIN")
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pair{conn: c.(*net.TCPConn), peer: s.(*net.TCPConn)}
+	if accepted {
+		p.conn, p.peer = p.peer, p.conn
+	}
+	t.Cleanup(func() { p.conn.Close(); p.peer.Close() })
+	f, err := p.conn.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	p.fd = int(f.Fd())
+	if err := unix.SetNonblock(p.fd, true); err != nil {
+		t.Fatal(err)
+	}
+	p.exchange(t, []byte("before"))
+	return p
+}
+
+func (p *pair) exchange(t *testing.T, data []byte) {
+	t.Helper()
+	for _, way := range []struct{ from, to *net.TCPConn }{{p.conn, p.peer}, {p.peer, p.conn}} {
+		if _, err := way.from.Write(data); err != nil {
+			t.Fatalf("write: %v", err)
+		}
+		if err := receive(way.to, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func receive(c *net.TCPConn, want []byte) error {
+	got := make([]byte, len(want))
+	if err := c.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		return err
+	}
+	if n, err := io.ReadFull(c, got); err != nil {
+		return fmt.Errorf("read %d of %d: %w", n, len(want), err)
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("content of %d octets differs", len(want))
+	}
+	return nil
+}
+
+func random(t *testing.T, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func planFrom(s State) *Plan {
+	return &Plan{
+		Local: s.Local, Remote: s.Remote, Options: s.Options, TSOffset: s.TSOffset,
+		RcvNxt: s.RcvNxt, SndUna: s.WriteSeq,
+		RightEdge: s.RcvNxt.Add(int(s.Window.RcvWnd)),
+		SndWnd:    s.Window.SndWnd, MaxWnd: s.Window.MaxWindow,
+	}
+}
+
+func rebuild(t *testing.T, p *pair, plan *Plan, probe bool) {
+	t.Helper()
+	reuse, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := plan.Rebuild(p.fd); err != nil {
+		t.Fatal(err)
+	}
+	if err := Leave(p.fd, probe, reuse); err != nil {
+		t.Fatal(err)
+	}
+	if err := plan.Send(p.fd); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	for name, accepted := range map[string]bool{"connected": false, "accepted": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, accepted)
+			var first State
+			for i := range 20 {
+				s, err := Dump(p.fd)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i == 0 {
+					first = s
+				}
+				if s.Options != first.Options {
+					t.Fatalf("round %d: options %+v, at first %+v", i, s.Options, first.Options)
+				}
+				rebuild(t, p, planFrom(s), i%2 == 0)
+				p.exchange(t, random(t, 1000))
+			}
+		})
+	}
+}
+
+func TestDumpLeavesTheSocketAsItWas(t *testing.T) {
+	p := newPair(t, false)
+	if err := unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if _, err := Dump(p.fd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.exchange(t, random(t, 5000))
+	if v, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR); err != nil || v != 1 {
+		t.Errorf("SO_REUSEADDR %d, %v", v, err)
+	}
+	if v, err := unix.GetsockoptInt(p.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR); err != nil || v != 0 {
+		t.Errorf("TCP_REPAIR %d, %v", v, err)
+	}
+}
+
+// Unread octets: what the fast path received and the program has not read.
+// Here the kernel received them, and the rebuild takes and returns them.
+func TestUnreadOctetsAreReadAfterwards(t *testing.T) {
+	for _, n := range []int{1, 5000, 200 << 10} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			p := newPair(t, false)
+			unread := random(t, n)
+			if _, err := p.peer.Write(unread); err != nil {
+				t.Fatal(err)
+			}
+			if err := receive(p.conn, unread); err != nil {
+				t.Fatal(err)
+			}
+			s, err := Dump(p.fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, _ := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+			plan := planFrom(s)
+			plan.Unread = unread
+			rebuild(t, p, plan, false)
+			if after, _ := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); after != before {
+				t.Errorf("SO_RCVBUF %d, before %d", after, before)
+			}
+			if lock, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK); err != nil || lock != 0 {
+				t.Errorf("SO_BUF_LOCK %d, %v", lock, err)
+			}
+			if got, err := unix.IoctlGetInt(p.fd, unix.SIOCINQ); err != nil || got != n {
+				t.Errorf("SIOCINQ %d, %v", got, err)
+			}
+			if err := receive(p.conn, unread); err != nil {
+				t.Fatal(err)
+			}
+			p.exchange(t, random(t, 3000))
+		})
+	}
+}
+
+// Octets in flight that the peer has never seen must reach it, those that it
+// has already must not arrive twice, and unsent octets follow.
+func TestInFlightAndUnsent(t *testing.T) {
+	for name, seen := range map[string]int{"lost": 0, "partly seen": 20000, "all seen": 50000} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, false)
+			data := random(t, 300000)
+			s, err := Dump(p.fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.conn.Write(data[:seen]); err != nil {
+				t.Fatal(err)
+			}
+			if err := receive(p.peer, data[:seen]); err != nil {
+				t.Fatal(err)
+			}
+			plan := planFrom(s) // as if no acknowledgement had come
+			plan.InFlight, plan.Unsent = data[:50000], data[50000:]
+			rebuild(t, p, plan, true)
+			if err := receive(p.peer, data[seen:]); err != nil {
+				t.Fatal(err)
+			}
+			p.exchange(t, random(t, 3000))
+		})
+	}
+}
+
+func TestFailedRebuildLooksLikeAReset(t *testing.T) {
+	p := newPair(t, false)
+	s, err := Dump(p.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := planFrom(s)
+	plan.Options.WindowScale, plan.Options.SndWscale = true, 15 // beyond the limit of RFC 7323
+	if err := plan.Rebuild(p.fd); err == nil {
+		t.Fatal("an impossible window scale was accepted")
+	}
+	Abandon(p.fd)
+	if info, err := ReadInfo(p.fd); err != nil || info.Established() {
+		t.Errorf("state %v, %v", info, err)
+	}
+}

@@ -1,0 +1,820 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "epoll.h"
+
+#include "config.h"
+#include "pool.h"
+#include "sock.h"
+#include "sys.h"
+
+#define MAX_EPOLLS (1u << 12)
+#define MAX_REGS (1u << 17)
+/* Registrations evaluated in one go. */
+#define BATCH 32
+/* The real set is looked at so often while fast sockets keep us busy. */
+#define KERNEL_TURNS 64
+#define KERNEL_NS 32000u
+/* … and while we spin. */
+#define KERNEL_SPIN_NS 10000u
+/* Without a waiter a thread looks again so often. */
+#define NAP_NS 1000000u
+#define NS_PER_MS 1000000
+#define NS_PER_S 1000000000ll
+
+static struct et_pool epolls = {.size = sizeof(struct et_epoll), .max = MAX_EPOLLS};
+static struct et_pool regs = {.size = sizeof(struct et_reg), .max = MAX_REGS};
+
+static int real_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+	return (int)et_sys6(SYS_epoll_ctl, epfd, op, fd, (long)event, 0, 0);
+}
+
+static int real_wait(int epfd, struct epoll_event *events, int max, int timeout,
+		     const sigset_t *mask)
+{
+	return (int)et_sys6(SYS_epoll_pwait, epfd, (long)events, max, timeout, (long)mask,
+			    _NSIG / 8);
+}
+
+/* ---- registrations ------------------------------------------------------- */
+
+static bool reg_change(struct et_reg *r, uint32_t from, uint32_t to)
+{
+	return atomic_compare_exchange_strong(&r->state, &from, to);
+}
+
+/* To the inbox of its set. The caller has just made it QUEUED. */
+static void inbox_push(struct et_reg *r)
+{
+	struct et_epoll *ep = r->ep;
+	struct et_reg *head = atomic_load(&ep->inbox);
+
+	do {
+		r->next = head;
+	} while (!atomic_compare_exchange_weak(&ep->inbox, &head, r));
+}
+
+void et_reg_kick(struct et_reg *r)
+{
+	for (;;) {
+		switch (atomic_load(&r->state)) {
+		case ET_REG_IDLE:
+			if (!reg_change(r, ET_REG_IDLE, ET_REG_QUEUED))
+				continue;
+			inbox_push(r);
+			return;
+		case ET_REG_BUSY:
+			if (!reg_change(r, ET_REG_BUSY, ET_REG_AGAIN))
+				continue;
+			return;
+		default:
+			return;
+		}
+	}
+}
+
+static void reg_free(struct et_reg *r)
+{
+	atomic_store(&r->state, ET_REG_DEAD);
+	et_pool_put(&regs, r);
+}
+
+static struct et_reg *find(struct et_sock *s, struct et_epoll *ep, int fd)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r && r->ep == ep && r->fd == fd)
+			return r;
+	}
+	return NULL;
+}
+
+static void count_live(struct et_reg *r, bool live)
+{
+	if (live == r->live)
+		return;
+	r->live = live;
+	if (live)
+		atomic_fetch_add(&r->ep->live, 1);
+	else
+		atomic_fetch_sub(&r->ep->live, 1);
+}
+
+/* Both locks held. NULL: no place for it. */
+static struct et_reg *reg_add(struct et_sock *s, struct et_epoll *ep, int fd,
+			      const struct epoll_event *event, bool in_kernel)
+{
+	struct et_reg *_Atomic *slot = s->reg;
+	struct et_reg *r;
+
+	while (slot < s->reg + ET_SOCK_REGS && atomic_load(slot))
+		slot++;
+	if (slot == s->reg + ET_SOCK_REGS)
+		return NULL;
+	r = et_pool_get(&regs);
+	if (!r)
+		return NULL;
+	*r = (struct et_reg){.s = s, .ep = ep, .fd = fd, .in_kernel = in_kernel};
+	r->events = event->events;
+	r->data = event->data.u64;
+	r->peer = ep->regs;
+	r->peer_ref = &ep->regs;
+	if (r->peer)
+		r->peer->peer_ref = &r->peer;
+	ep->regs = r;
+	atomic_fetch_add(&ep->socks, 1);
+	if (!in_kernel)
+		atomic_fetch_add(&ep->fast, 1);
+	count_live(r, !atomic_load(&s->never));
+	atomic_store(&r->state, ET_REG_IDLE);
+	atomic_store(slot, r);
+	return r;
+}
+
+/* Out of the set and the socket; freed by whoever has it. Both locks held. */
+static void reg_unlink(struct et_reg *r)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++)
+		if (atomic_load(&r->s->reg[i]) == r)
+			atomic_store(&r->s->reg[i], NULL);
+	*r->peer_ref = r->peer;
+	if (r->peer)
+		r->peer->peer_ref = r->peer_ref;
+	atomic_fetch_sub(&r->ep->socks, 1);
+	if (!r->in_kernel)
+		atomic_fetch_sub(&r->ep->fast, 1);
+	count_live(r, false);
+	r->removed = true;
+	if (reg_change(r, ET_REG_IDLE, ET_REG_DEAD))
+		reg_free(r);
+}
+
+/*
+ * The set's lock, for short sections only. It cannot fail where the caller is
+ * no signal handler; there the change of the list is left undone.
+ */
+void et_reg_remove(struct et_reg *r, bool from_kernel)
+{
+	struct et_epoll *ep = r->ep;
+
+	if (!et_lock(&ep->lock))
+		return;
+	if (from_kernel && r->in_kernel)
+		real_ctl(atomic_load(&ep->file.fd), EPOLL_CTL_DEL, r->fd, NULL);
+	reg_unlink(r);
+	et_unlock(&ep->lock);
+}
+
+void et_reg_to_user(struct et_reg *r)
+{
+	if (r->in_kernel) {
+		real_ctl(atomic_load(&r->ep->file.fd), EPOLL_CTL_DEL, r->fd, NULL);
+		r->in_kernel = false;
+		atomic_fetch_add(&r->ep->fast, 1);
+	}
+	et_reg_kick(r);
+}
+
+void et_reg_to_kernel(struct et_reg *r)
+{
+	struct epoll_event event = {.events = r->events, .data.u64 = r->data};
+	int err;
+
+	if (r->in_kernel)
+		return;
+	err = real_ctl(atomic_load(&r->ep->file.fd), EPOLL_CTL_ADD, r->fd, &event);
+	if (err && err != -EEXIST)
+		et_log("fd %d: back into the epoll set: error %d", r->fd, -err);
+	r->in_kernel = true;
+	atomic_fetch_sub(&r->ep->fast, 1);
+}
+
+void et_reg_rearm(struct et_reg *r)
+{
+	struct epoll_event event = {.events = r->events, .data.u64 = r->data};
+
+	if (r->in_kernel)
+		real_ctl(atomic_load(&r->ep->file.fd), EPOLL_CTL_MOD, r->fd, &event);
+}
+
+bool et_reg_promotable(const struct et_reg *r)
+{
+	return !(r->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) && !atomic_load(&r->ep->nested);
+}
+
+void et_reg_settle(struct et_reg *r)
+{
+	count_live(r, false);
+}
+
+/* ---- epoll_ctl ----------------------------------------------------------- */
+
+/* Registrations that only the kernel can do. */
+static bool kernel_only(struct et_epoll *ep, const struct epoll_event *event)
+{
+	return event->events & (EPOLLONESHOT | EPOLLEXCLUSIVE) || atomic_load(&ep->nested);
+}
+
+/* The real call, and what it changed. Both locks held. */
+static int ctl_kernel(struct et_sock *s, struct et_epoll *ep, int epfd, int op, int fd,
+		      struct epoll_event *event)
+{
+	struct et_reg *r = find(s, ep, fd);
+	int err = real_ctl(epfd, op, fd, event);
+
+	if (err)
+		return err;
+	if (op == EPOLL_CTL_DEL) {
+		if (r)
+			reg_unlink(r);
+	} else if (r) {
+		r->events = event->events;
+		r->data = event->data.u64;
+	} else if (!reg_add(s, ep, fd, event, true)) {
+		atomic_store(&s->never, true);
+	}
+	return 0;
+}
+
+/* The socket is fast: the real set knows nothing of it. Both locks held. */
+static int ctl_fast(struct et_sock *s, struct et_epoll *ep, int op, int fd,
+		    const struct epoll_event *event)
+{
+	struct et_reg *r = find(s, ep, fd);
+
+	if (op == EPOLL_CTL_ADD) {
+		if (r)
+			return -EEXIST;
+		r = reg_add(s, ep, fd, event, false);
+		if (!r)
+			return -ENOSPC;
+	} else if (!r) {
+		return -ENOENT;
+	} else if (op == EPOLL_CTL_DEL) {
+		reg_unlink(r);
+		return 0;
+	} else {
+		r->events = event->events;
+		r->data = event->data.u64;
+	}
+	et_reg_kick(r);
+	return 0;
+}
+
+static bool reg_room(struct et_sock *s)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++)
+		if (!atomic_load(&s->reg[i]))
+			return true;
+	return false;
+}
+
+/* Socket's lock held. */
+static int ctl_locked(struct et_sock *s, struct et_epoll *ep, int epfd, int op, int fd,
+		      struct epoll_event *event)
+{
+	int err;
+
+	if (et_sock_mode(s) == ET_MODE_FAST && op != EPOLL_CTL_DEL &&
+	    (!event || kernel_only(ep, event) || (op == EPOLL_CTL_ADD && !reg_room(s)) ||
+	     (op != EPOLL_CTL_ADD && op != EPOLL_CTL_MOD)))
+		et_sock_demote_locked(s, ETRAN_PATH_EPOLL);
+	if (!et_lock(&ep->lock))
+		return -ENOMEM;
+	if (et_sock_mode(s) == ET_MODE_FAST)
+		err = ctl_fast(s, ep, op, fd, event);
+	else
+		err = ctl_kernel(s, ep, epfd, op, fd, event);
+	et_unlock(&ep->lock);
+	return err;
+}
+
+static int ctl(struct et_sock *s, struct et_epoll *ep, int epfd, int op, int fd,
+	       struct epoll_event *event)
+{
+	int err = -ENOMEM;
+
+	if (et_sock_mode(s) == ET_MODE_FOREIGN)
+		et_sock_to_kernel(s, fd, ETRAN_PATH_FORK);
+	if (!ep) {
+		/* A set that we do not know, perhaps another process's. */
+		if (op == EPOLL_CTL_ADD)
+			et_sock_pin_down(s, fd, ETRAN_PATH_EPOLL);
+		return real_ctl(epfd, op, fd, event);
+	}
+	/* Outside: a demotion waits for those inside. */
+	et_sock_step_out(s);
+	if (et_lock(&s->lock)) {
+		err = ctl_locked(s, ep, epfd, op, fd, event);
+		et_unlock(&s->lock);
+	}
+	et_sock_step_in(s);
+	return err;
+}
+
+ET_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+	struct et_sock *s = et_sock_enter(fd);
+	struct et_epoll *ep;
+	int r;
+
+	if (!s) {
+		if (et_fd_is(fd, ET_FD_EPOLL) && op == EPOLL_CTL_ADD)
+			et_epoll_isolate(fd);
+		return et_real.epoll_ctl(epfd, op, fd, event);
+	}
+	ep = et_fd_pin(epfd, ET_FD_EPOLL, ET_PIN);
+	r = ctl(s, ep, epfd, op, fd, event);
+	if (ep)
+		et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+	et_sock_leave(s);
+	return (int)et_return(r);
+}
+
+/* ---- life of a set ------------------------------------------------------- */
+
+static int create(int epfd)
+{
+	struct et_epoll *ep;
+
+	if (epfd < 0 || !et_config.active)
+		return epfd;
+	if (et_fd_entry(epfd))
+		et_sock_close(epfd, et_entry_kind(et_fd_entry(epfd)));
+	ep = et_pool_get(&epolls);
+	if (!ep)
+		return epfd;
+	/* The inbox stays as it is: a late kick may still put something there,
+	 * which is then found removed. */
+	ep->lock = (struct et_lock){0};
+	ep->ready = NULL;
+	ep->ready_end = &ep->ready;
+	atomic_store(&ep->ready_count, 0);
+	ep->regs = NULL;
+	atomic_store(&ep->fast, 0);
+	atomic_store(&ep->live, 0);
+	atomic_store(&ep->socks, 0);
+	atomic_store(&ep->nested, false);
+	ep->foreign = false;
+	ep->turns = 0;
+	ep->kernel_ns = 0;
+	ep->spin = (struct et_spin){0};
+	atomic_store(&ep->file.fds, 0);
+	atomic_store(&ep->file.users, ET_PIN);
+	et_fd_set(epfd, &ep->file, ET_FD_EPOLL);
+	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+	return epfd;
+}
+
+ET_EXPORT int epoll_create(int size)
+{
+	return create(et_real.epoll_create(size));
+}
+
+ET_EXPORT int epoll_create1(int flags)
+{
+	return create(et_real.epoll_create1(flags));
+}
+
+/* The pinned socket of some registration, or NULL. `fast`: only such. */
+static struct et_sock *any_sock(struct et_epoll *ep, bool fast)
+{
+	struct et_sock *s = NULL;
+
+	if (!et_lock(&ep->lock))
+		return NULL;
+	for (struct et_reg *r = ep->regs; r && !s; r = r->peer)
+		if ((!fast || !r->in_kernel) && et_file_pin(&r->s->file, ET_PIN))
+			s = r->s;
+	et_unlock(&ep->lock);
+	return s;
+}
+
+/* The order of locks is socket, set: so one socket at a time. */
+static void remove_all(struct et_epoll *ep)
+{
+	struct et_sock *s;
+
+	while ((s = any_sock(ep, false))) {
+		bool locked = et_lock(&s->lock);
+
+		for (int i = 0; locked && i < ET_SOCK_REGS; i++) {
+			struct et_reg *r = atomic_load(&s->reg[i]);
+
+			if (r && r->ep == ep)
+				et_reg_remove(r, false);
+		}
+		if (locked)
+			et_unlock(&s->lock);
+		et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+		if (!locked) /* a signal handler; the set is being left to leak */
+			break;
+	}
+}
+
+void et_epoll_close(int fd)
+{
+	struct et_epoll *ep = et_fd_pin(fd, ET_FD_EPOLL, ET_PIN);
+
+	if (!ep)
+		return;
+	if (et_fd_clear(fd, &ep->file, ET_FD_EPOLL) == 0) {
+		remove_all(ep);
+		et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+	}
+	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+}
+
+static void take_inbox(struct et_epoll *ep);
+
+void et_epoll_free(struct et_epoll *ep)
+{
+	take_inbox(ep);
+	for (struct et_reg *r = ep->ready, *next; r; r = next) {
+		next = r->next;
+		reg_free(r);
+	}
+	ep->ready = NULL;
+	et_pool_put(&epolls, ep);
+}
+
+static void demote_all(struct et_epoll *ep, enum etran_path_reason why)
+{
+	bool done = true;
+	struct et_sock *s;
+
+	while (done && atomic_load(&ep->fast) && (s = any_sock(ep, true))) {
+		et_sock_step_in(s);
+		et_sock_to_kernel(s, atomic_load(&s->file.fd), why);
+		done = et_sock_mode(s) == ET_MODE_KERNEL;
+		et_sock_leave(s);
+	}
+}
+
+void et_epoll_isolate(int epfd)
+{
+	struct et_epoll *ep = et_fd_pin(epfd, ET_FD_EPOLL, ET_PIN);
+
+	if (!ep)
+		return;
+	atomic_store(&ep->nested, true);
+	demote_all(ep, ETRAN_PATH_EPOLL);
+	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+}
+
+void et_epoll_after_fork(void)
+{
+	for (uint32_t i = 0; i < atomic_load(&epolls.used); i++) {
+		struct et_epoll *ep = et_pool_at(&epolls, i);
+
+		ep->lock = (struct et_lock){0};
+		ep->foreign = atomic_load(&ep->fast) != 0;
+		atomic_store(&ep->live, 0);
+	}
+	for (uint32_t i = 0; i < atomic_load(&regs.used); i++)
+		((struct et_reg *)et_pool_at(&regs, i))->live = false;
+}
+
+/* ---- readiness of fast sockets ------------------------------------------- */
+
+static void ready_append(struct et_epoll *ep, struct et_reg *r)
+{
+	r->next = NULL;
+	*ep->ready_end = r;
+	ep->ready_end = &r->next;
+	atomic_fetch_add_explicit(&ep->ready_count, 1, memory_order_relaxed);
+}
+
+/* Lock held. The inbox is a stack: turn it round. */
+static void take_inbox(struct et_epoll *ep)
+{
+	struct et_reg *r, *first = NULL, *next;
+
+	if (!atomic_load_explicit(&ep->inbox, memory_order_relaxed))
+		return;
+	for (r = atomic_exchange(&ep->inbox, NULL); r; r = next) {
+		next = r->next;
+		r->next = first;
+		first = r;
+	}
+	for (r = first; r; r = next) {
+		next = r->next;
+		ready_append(ep, r);
+	}
+}
+
+/* One registration under evaluation. */
+struct look {
+	struct et_reg *r;
+	struct et_sock *s;
+	uint32_t interest, found;
+	uint64_t data;
+};
+
+/* Take up to `max` from the ready list; the sockets are entered. */
+static int take_batch(struct et_epoll *ep, struct look *batch, int max, uint32_t *left)
+{
+	int n = 0;
+
+	while (n < max && *left && ep->ready) {
+		struct et_reg *r = ep->ready;
+
+		ep->ready = r->next;
+		if (!ep->ready)
+			ep->ready_end = &ep->ready;
+		atomic_fetch_sub_explicit(&ep->ready_count, 1, memory_order_relaxed);
+		--*left;
+		if (r->removed) {
+			reg_free(r);
+			continue;
+		}
+		atomic_store(&r->state, ET_REG_BUSY);
+		if (!et_file_pin(&r->s->file, ET_PIN | ET_INSIDE)) {
+			atomic_store(&r->state, ET_REG_IDLE);
+			continue;
+		}
+		batch[n++] = (struct look){r, r->s, r->events, 0, r->data};
+	}
+	return n;
+}
+
+/*
+ * A connection that has to go back does so first: what has happened to it, end
+ * of stream or error, is an event that only the real set can report, and an
+ * edge-triggered program may not look at the socket again without it.
+ */
+static uint32_t evaluate(struct et_sock *s, uint32_t interest)
+{
+	const uint32_t all = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
+	enum etran_path_reason why;
+	struct et_conn *c;
+
+	if (et_sock_mode(s) != ET_MODE_FAST)
+		return 0;
+	c = atomic_load(&s->conn);
+	why = et_sock_wants_demote(s, c);
+	if (et_unlikely(why != ETRAN_PATH_OK || et_conn_progress(c) != ET_FAST)) {
+		et_sock_demote(s, why != ETRAN_PATH_OK ? why : et_conn_reason(c));
+		return 0;
+	}
+	/* The values of EPOLL* are those of POLL*. */
+	return (uint32_t)et_sock_ready(s, c, (short)(interest & all));
+}
+
+/* Done with it: level-triggered ones that were ready come again. Lock held. */
+static void put_back(struct et_epoll *ep, struct look *l)
+{
+	struct et_reg *r = l->r;
+
+	if (r->removed) {
+		reg_free(r);
+		return;
+	}
+	if (!(l->found && !(l->interest & EPOLLET)) && reg_change(r, ET_REG_BUSY, ET_REG_IDLE))
+		return;
+	atomic_store(&r->state, ET_REG_QUEUED);
+	ready_append(ep, r);
+}
+
+/* Events of fast sockets. */
+static int collect(struct et_epoll *ep, struct epoll_event *events, int max)
+{
+	struct look batch[BATCH];
+	uint32_t left = 0;
+	int n = 0, count;
+
+	if (!atomic_load(&ep->inbox) && !atomic_load(&ep->ready_count))
+		return 0;
+	do {
+		if (!et_lock(&ep->lock))
+			break;
+		take_inbox(ep);
+		if (!n && !left)
+			left = atomic_load(&ep->ready_count);
+		count = take_batch(ep, batch, max - n < BATCH ? max - n : BATCH, &left);
+		et_unlock(&ep->lock);
+		for (int i = 0; i < count; i++) {
+			batch[i].found = evaluate(batch[i].s, batch[i].interest);
+			if (batch[i].found)
+				events[n++] = (struct epoll_event){.events = batch[i].found,
+								   .data.u64 = batch[i].data};
+		}
+		while (!et_lock(&ep->lock))
+			et_pause();
+		for (int i = 0; i < count; i++)
+			put_back(ep, &batch[i]);
+		et_unlock(&ep->lock);
+		for (int i = 0; i < count; i++)
+			et_sock_leave(batch[i].s);
+	} while (count && left && n < max);
+	return n;
+}
+
+/* ---- epoll_wait ---------------------------------------------------------- */
+
+struct waiting {
+	struct et_epoll *ep;
+	int epfd;
+	struct epoll_event *events;
+	int max;
+	const sigset_t *mask;
+	uint64_t start, deadline;
+};
+
+/* What there is now. `kernel`: look at the real set, too, and first. */
+static int look(struct waiting *w, bool kernel)
+{
+	struct et_epoll *ep = w->ep;
+	int n = 0, room = w->max;
+
+	if (atomic_load_explicit(&et_fast_count, memory_order_relaxed))
+		et_rx_poll();
+	et_moving_poll();
+	if (kernel) {
+		/* Leave room, so that neither side starves. */
+		if (room > 1 && (atomic_load(&ep->inbox) || atomic_load(&ep->ready_count)))
+			room = (room + 1) / 2;
+		n = real_wait(w->epfd, w->events, room, 0, NULL);
+		if (n < 0 || n == w->max)
+			return n;
+	}
+	return n + collect(ep, w->events + n, w->max - n);
+}
+
+/* Is it the real set's turn, though fast sockets have events? */
+static bool kernel_turn(struct et_epoll *ep, uint64_t now)
+{
+	if (atomic_load(&ep->fast) && ++ep->turns < KERNEL_TURNS &&
+	    now - ep->kernel_ns < KERNEL_NS)
+		return false;
+	ep->turns = 0;
+	ep->kernel_ns = now;
+	return true;
+}
+
+static int spin(struct waiting *w, uint64_t end)
+{
+	uint64_t now, kernel_at = w->start;
+	int n;
+
+	if (end > w->deadline)
+		end = w->deadline;
+	while ((now = et_now_ns()) < end) {
+		bool kernel = !atomic_load(&w->ep->fast) || now >= kernel_at;
+
+		if (kernel)
+			kernel_at = now + KERNEL_SPIN_NS;
+		et_flush();
+		n = look(w, kernel);
+		if (n)
+			return n;
+		et_pause();
+	}
+	return 0;
+}
+
+/* One sleep; 0: look again. */
+static int sleep_once(struct waiting *w)
+{
+	struct pollfd p[ET_SLEEP_FDS] = {{.fd = w->epfd, .events = POLLIN}};
+	int fds[ET_SLEEP_FDS - 2], count = 0;
+	struct et_waiter waiter;
+	uint64_t now, deadline = w->deadline;
+	int n, r, err = et_wait_begin(&waiter);
+
+	n = look(w, true);
+	if (n) {
+		if (!err)
+			et_wait_end(&waiter);
+		return n;
+	}
+	et_flush();
+	now = et_now_ns();
+	if (!err)
+		p[++count] = (struct pollfd){.fd = waiter.fd, .events = POLLIN};
+	else if (deadline - now > NAP_NS)
+		deadline = now + NAP_NS;
+	if (atomic_load(&et_fast_count) || atomic_load(&et_moving_count)) {
+		n = et_wait_fds(fds, ET_SLEEP_FDS - 2);
+		for (int i = 0; i < n; i++)
+			p[++count] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+	}
+	r = et_sleep(err ? NULL : &waiter, p, (nfds_t)count + 1, now, deadline, w->mask,
+		     &w->ep->file, ET_FD_EPOLL);
+	if (!err)
+		et_wait_end(&waiter);
+	return r < 0 ? r : 0;
+}
+
+static int wait_long(struct waiting *w, uint64_t budget)
+{
+	int n;
+
+	et_flush();
+	if (budget) {
+		n = spin(w, w->start + budget);
+		if (n)
+			return n;
+	}
+	for (;;) {
+		n = sleep_once(w);
+		if (n)
+			return n;
+		n = look(w, true);
+		if (n || et_now_ns() >= w->deadline)
+			return n;
+	}
+}
+
+static int wait_events(struct waiting *w, int64_t timeout_ns)
+{
+	struct et_epoll *ep = w->ep;
+	bool spins = atomic_load(&ep->fast) || (atomic_load(&ep->socks) && et_spin_kernel());
+	uint64_t budget = spins ? et_spin_budget(&ep->spin) : 0;
+	bool kernel;
+	int n;
+
+	w->start = et_now_ns();
+	kernel = kernel_turn(ep, w->start);
+	n = look(w, kernel);
+	if (n)
+		return n;
+	if (timeout_ns == 0)
+		return real_wait(w->epfd, w->events, w->max, 0, w->mask);
+	w->deadline = et_deadline(w->start, timeout_ns);
+	n = wait_long(w, budget);
+	if (spins)
+		et_spin_learn(&ep->spin, et_now_ns() - w->start, budget != 0);
+	return n;
+}
+
+/* Is there anything that the real call would miss? */
+static bool needed(struct et_epoll *ep)
+{
+	return atomic_load(&ep->fast) || (atomic_load(&ep->live) && et_policy.promote && et_up()) ||
+	       (atomic_load(&ep->socks) && et_spin_kernel());
+}
+
+/* The pinned set, if this wait is ours. */
+static struct et_epoll *enter(int epfd, int max)
+{
+	struct et_epoll *ep;
+
+	if (et_likely(!et_fd_entry(epfd)) || max <= 0)
+		return NULL;
+	ep = et_fd_pin(epfd, ET_FD_EPOLL, ET_PIN);
+	if (!ep)
+		return NULL;
+	if (et_unlikely(ep->foreign)) {
+		ep->foreign = false;
+		demote_all(ep, ETRAN_PATH_FORK);
+	}
+	if (needed(ep))
+		return ep;
+	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+	return NULL;
+}
+
+static int run(struct et_epoll *ep, int epfd, struct epoll_event *events, int max,
+	       int64_t timeout_ns, const sigset_t *mask)
+{
+	struct waiting w = {.ep = ep, .epfd = epfd, .events = events, .max = max, .mask = mask};
+	int n = wait_events(&w, timeout_ns);
+
+	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+	return (int)et_return(n);
+}
+
+ET_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
+{
+	struct et_epoll *ep = enter(epfd, max);
+
+	if (!ep)
+		return et_real.epoll_wait(epfd, events, max, timeout);
+	return run(ep, epfd, events, max, (int64_t)timeout * NS_PER_MS, NULL);
+}
+
+ET_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout,
+			  const sigset_t *mask)
+{
+	struct et_epoll *ep = enter(epfd, max);
+
+	if (!ep)
+		return et_real.epoll_pwait(epfd, events, max, timeout, mask);
+	return run(ep, epfd, events, max, (int64_t)timeout * NS_PER_MS, mask);
+}
+
+ET_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max,
+			   const struct timespec *timeout, const sigset_t *mask)
+{
+	struct et_epoll *ep = NULL;
+
+	/* What is no time is the kernel's to refuse. */
+	if (!timeout || (timeout->tv_sec >= 0 && timeout->tv_nsec >= 0 &&
+			 timeout->tv_nsec < NS_PER_S && timeout->tv_sec < INT64_MAX / NS_PER_S - 1))
+		ep = enter(epfd, max);
+	if (!ep)
+		return et_real.epoll_pwait2(epfd, events, max, timeout, mask);
+	return run(ep, epfd, events, max,
+		   timeout ? timeout->tv_sec * NS_PER_S + timeout->tv_nsec : -1, mask);
+}

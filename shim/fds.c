@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Descriptors come and go: socket, accept, connect, close, dup.
+ */
+#include "fds.h"
+
+#include "intercept.h"
+
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <netinet/in.h>
+
+#include "config.h"
+#include "process.h"
+#include "sock.h"
+#include "sys.h"
+
+/* The kernel has just given out this number: what we know of it is old. */
+static void forget_number(int fd)
+{
+	uintptr_t entry = fd < 0 ? 0 : et_fd_entry(fd);
+
+	if (et_unlikely(entry) && et_own_process())
+		et_sock_close(fd, et_entry_kind(entry));
+}
+
+int et_fd_copied(int from, int to)
+{
+	uintptr_t entry = et_fd_entry(from);
+	enum et_kind kind = et_entry_kind(entry);
+	struct et_file *f;
+
+	forget_number(to);
+	if (to < 0 || et_likely(!entry) || kind == ET_FD_HIDDEN || !et_own_process())
+		return to;
+	f = et_fd_pin(from, kind, ET_PIN);
+	if (f) {
+		et_fd_set(to, f, kind);
+		et_file_put(f, kind, ET_PIN);
+	}
+	return to;
+}
+
+ET_EXPORT int socket(int domain, int type, int protocol)
+{
+	int fd = et_real.socket(domain, type, protocol);
+
+	if (fd < 0)
+		return fd;
+	forget_number(fd);
+	if (domain == AF_INET && (type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == SOCK_STREAM &&
+	    (protocol == 0 || protocol == IPPROTO_TCP))
+		et_sock_create(fd, type & SOCK_NONBLOCK);
+	return fd;
+}
+
+ET_EXPORT int listen(int fd, int backlog)
+{
+	int r = et_real.listen(fd, backlog);
+	struct et_sock *s = r == 0 ? et_sock_enter(fd) : NULL;
+
+	if (!s)
+		return r;
+	/* Its calls go straight through from now on. */
+	et_sock_pin_down(s, fd, ETRAN_PATH_NOT_ESTABLISHED);
+	et_sock_drop_regs(s);
+	et_fd_turn(fd, &s->file, ET_FD_SOCK, ET_FD_LISTENER);
+	et_sock_leave(s);
+	return r;
+}
+
+static int option(int fd, int name)
+{
+	int value = -1;
+	socklen_t len = sizeof(value);
+
+	et_sys6(SYS_getsockopt, fd, SOL_SOCKET, name, (long)&value, (long)&len, 0);
+	return value;
+}
+
+/* A connection has come out of a listening socket. */
+static int accepted(int listener, int fd, int flags)
+{
+	if (fd < 0)
+		return fd;
+	forget_number(fd);
+	if (!et_config.active)
+		return fd;
+	if (!et_fd_is(listener, ET_FD_LISTENER)) {
+		/* Listening since before exec, or made by other means. */
+		if (option(fd, SO_DOMAIN) != AF_INET || option(fd, SO_PROTOCOL) != IPPROTO_TCP)
+			return fd;
+		et_process_use();
+	}
+	et_sock_create(fd, flags & SOCK_NONBLOCK);
+	return fd;
+}
+
+ET_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+	if (et_fd_is(fd, ET_FD_LISTENER))
+		et_process_use();
+	return accepted(fd, et_real.accept4(fd, addr, len, flags), flags);
+}
+
+ET_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
+{
+	if (et_fd_is(fd, ET_FD_LISTENER))
+		et_process_use();
+	return accepted(fd, et_real.accept(fd, addr, len), 0);
+}
+
+ET_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	struct et_sock *s = et_sock_enter(fd);
+	int r;
+
+	if (et_likely(!s))
+		return et_real.connect(fd, addr, len);
+	et_process_use();
+	/* It may be a disconnect. */
+	et_sock_to_kernel(s, fd, ETRAN_PATH_API);
+	r = et_real.connect(fd, addr, len);
+	et_sock_leave(s);
+	return r;
+}
+
+/* ---- close --------------------------------------------------------------- */
+
+ET_EXPORT int close(int fd)
+{
+	uintptr_t entry = et_fd_entry(fd);
+
+	if (et_unlikely(entry) && et_own_process()) {
+		if (et_entry_kind(entry) == ET_FD_HIDDEN)
+			return (int)et_return(-EBADF);
+		et_sock_close(fd, et_entry_kind(entry));
+	}
+	return et_real.close(fd);
+}
+
+/* Forget all in the range; the kernel closes them, but not our own. */
+static int close_all(unsigned int first, unsigned int last, int flags)
+{
+	unsigned int from = first;
+	int fd = et_fd_next(first, last), r;
+
+	for (; fd >= 0; fd = et_fd_next((unsigned int)fd + 1, last)) {
+		uintptr_t entry = et_fd_entry(fd);
+
+		if (et_entry_object(entry)) {
+			et_sock_close(fd, et_entry_kind(entry));
+			continue;
+		}
+		if (entry && (unsigned int)fd > from) {
+			r = et_real.close_range(from, (unsigned int)fd - 1, flags);
+			if (r)
+				return r;
+		}
+		if (entry)
+			from = (unsigned int)fd + 1;
+	}
+	return from <= last ? et_real.close_range(from, last, flags) : 0;
+}
+
+ET_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+{
+	if (!et_fd_limit || first > last || flags & ~CLOSE_RANGE_UNSHARE || !et_own_process())
+		return et_real.close_range(first, last, flags);
+	return close_all(first, last, flags);
+}
+
+ET_EXPORT void closefrom(int first)
+{
+	int saved_errno = errno;
+
+	if (!et_fd_limit || !et_own_process() ||
+	    close_all(first < 0 ? 0 : (unsigned int)first, ~0u, 0) != 0)
+		et_real.closefrom(first);
+	errno = saved_errno;
+}
+
+/* ---- dup ----------------------------------------------------------------- */
+
+ET_EXPORT int dup(int fd)
+{
+	return et_fd_copied(fd, et_real.dup(fd));
+}
+
+/* True if dup2() and dup3() are plain calls. */
+static bool plain(int from, int to)
+{
+	if (et_likely(!et_fd_entry(from) && !et_fd_entry(to)))
+		return true;
+	if (et_own_process())
+		return from == to || et_sys_fcntl(from, F_GETFD, 0) < 0;
+	/* A vfork child hands its parent's socket to a new program. */
+	if (et_fd_is(from, ET_FD_SOCK))
+		et_process_lends(from);
+	return true;
+}
+
+ET_EXPORT int dup2(int from, int to)
+{
+	if (plain(from, to))
+		return et_real.dup2(from, to);
+	if (et_fd_is(to, ET_FD_HIDDEN))
+		return (int)et_return(-EBUSY);
+	forget_number(to);
+	return et_fd_copied(from, et_real.dup2(from, to));
+}
+
+ET_EXPORT int dup3(int from, int to, int flags)
+{
+	if (from == to || flags & ~O_CLOEXEC || plain(from, to))
+		return et_real.dup3(from, to, flags);
+	if (et_fd_is(to, ET_FD_HIDDEN))
+		return (int)et_return(-EBUSY);
+	forget_number(to);
+	return et_fd_copied(from, et_real.dup3(from, to, flags));
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The libc functions behind the names that we export.
+ *
+ * et_real.NAME may be called at any time: until the constructor has resolved
+ * the real functions it makes the system call itself, or resolves first where
+ * there is no such call.
+ */
+#ifndef ET_INTERCEPT_H
+#define ET_INTERCEPT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+/* The headers must not turn our definitions into checking wrappers. */
+#undef _FORTIFY_SOURCE
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#define ET_EXPORT __attribute__((visibility("default")))
+#define et_likely(x) __builtin_expect(!!(x), 1)
+#define et_unlikely(x) __builtin_expect(!!(x), 0)
+
+struct et_real {
+#define ETRAN_INTERPOSE(ret, name, params, args) ret(*name) params;
+#include "interpose.def"
+#undef ETRAN_INTERPOSE
+};
+extern struct et_real et_real;
+
+/* Look all of them up; a name that libc lacks keeps its early function. */
+void et_resolve(void);
+
+/* The end of a call: results below zero are negative errno values. */
+static inline ssize_t et_return(ssize_t r)
+{
+	if (et_likely(r >= 0))
+		return r;
+	errno = (int)-r;
+	return -1;
+}
+
+#endif

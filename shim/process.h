@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Processes: who may hold a file besides us.
+ *
+ * Every fork, exec and spawn begins a new epoch. A socket that existed before
+ * may be held by the child, and is not promoted while that can be so:
+ *  - a forked child holds the write end of a pipe made before the fork; when
+ *    the last holder is gone, by exit or exec, our read end says so;
+ *  - a program that was started by exec or spawn has the sockets without
+ *    FD_CLOEXEC, for as long as it likes.
+ */
+#ifndef ET_PROCESS_H
+#define ET_PROCESS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "sys.h"
+
+extern long et_pid;
+extern _Atomic uint64_t et_fork_epoch;
+
+/*
+ * False in a vfork child, which borrows our memory, and in others that
+ * pthread_atfork does not know of: they must not touch our state.
+ */
+static inline bool et_own_process(void)
+{
+	return et_sys3(SYS_getpid, 0, 0, 0) == et_pid;
+}
+
+void et_process_init(void);
+/* The program uses TCP: start the control side, once. */
+void et_process_use(void);
+/* May another process hold the file behind fd, made in epoch `born`? */
+bool et_process_shares(int fd, uint64_t born);
+/* Children get what has no FD_CLOEXEC: give those connections back. */
+void et_process_hands_on(void);
+/* … and this one. */
+void et_process_lends(int fd);
+
+#endif

@@ -1,0 +1,696 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sock.h"
+
+#include <limits.h>
+#include <sys/ioctl.h>
+
+#include "config.h"
+#include "epoll.h"
+#include "pool.h"
+#include "process.h"
+#include "sys.h"
+
+#define MAX_SOCKS (1u << 16)
+/* Sockets that are being switched at the same time. */
+#define MAX_MOVING 128
+/* Exchanges to wait after a failed promotion or a demotion; doubles. */
+#define FIRST_BACK_OFF 64u
+#define LAST_BACK_OFF (1u << 20)
+/* The same for sockets that only send or only receive. */
+#define BYTES_PER_EXCHANGE 16384u
+/* How long a demotion waits for threads that are inside a fast call. They hold
+ * no lock and never sleep there; only an interrupted one can be that slow. */
+#define DRAIN_NS 10000000u
+
+static struct et_pool pool = {.size = sizeof(struct et_sock), .max = MAX_SOCKS};
+_Atomic uint32_t et_fast_count;
+_Atomic uint32_t et_moving_count;
+static struct et_sock *_Atomic moving[MAX_MOVING];
+
+/* Those who wait for a mode to end do so on the lock: no wake-up needed here. */
+static void set_mode(struct et_sock *s, enum et_mode to)
+{
+	enum et_mode from = atomic_load(&s->mode);
+
+	if (to == ET_MODE_FAST && from != ET_MODE_FAST)
+		atomic_fetch_add(&et_fast_count, 1);
+	else if (to != ET_MODE_FAST && from == ET_MODE_FAST)
+		atomic_fetch_sub(&et_fast_count, 1);
+	atomic_store(&s->mode, to);
+}
+
+/* ---- life ---------------------------------------------------------------- */
+
+static void start_over(struct et_sock *s, bool nonblock)
+{
+	atomic_store(&s->mode, ET_MODE_KERNEL);
+	atomic_store(&s->nonblock, nonblock);
+	atomic_store(&s->never, !et_policy.promote);
+	atomic_store(&s->starved, false);
+	s->closing = s->broken = s->observed = s->asked = false;
+	atomic_store(&s->error, 0);
+	atomic_store(&s->please, ETRAN_PATH_OK);
+	atomic_store(&s->conn, NULL);
+	s->lock = (struct et_lock){0};
+	s->exchanges = s->next_try = s->unflushed = 0;
+	s->back_off = FIRST_BACK_OFF;
+	s->bytes = s->next_bytes = 0;
+	s->born = atomic_load(&et_fork_epoch);
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&s->timeout[i], ET_TIMEOUT_UNKNOWN);
+		s->spin[i] = (struct et_spin){0};
+		atomic_store(&s->reg[i], NULL);
+	}
+	atomic_store(&s->file.fds, 0);
+	/* The last step: from here on it can be pinned. */
+	atomic_store(&s->file.users, ET_PIN);
+}
+
+void et_sock_create(int fd, bool nonblock)
+{
+	struct et_sock *s;
+
+	if (!et_config.active || (uint32_t)fd >= ET_FD_MAX)
+		return;
+	/* The number is new: whatever we thought it was is gone. */
+	if (et_unlikely(et_fd_entry(fd)))
+		et_sock_close(fd, et_entry_kind(et_fd_entry(fd)));
+	s = et_pool_get(&pool);
+	if (!s)
+		return;
+	start_over(s, nonblock);
+	et_fd_set(fd, &s->file, ET_FD_SOCK);
+	et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+}
+
+void et_sock_free(struct et_sock *s)
+{
+	et_pool_put(&pool, s);
+}
+
+static void remove_regs(struct et_sock *s, bool from_kernel)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r)
+			et_reg_remove(r, from_kernel);
+	}
+}
+
+static void await_switch_locked(struct et_sock *s);
+
+/* The last descriptor of this process goes. */
+static void end_locked(struct et_sock *s)
+{
+	struct et_conn *c;
+
+	s->closing = true;
+	atomic_store(&s->never, true);
+	await_switch_locked(s);
+	et_sock_demote_locked(s, ETRAN_PATH_CLOSE);
+	c = atomic_load(&s->conn);
+	/* The daemon may hold the file a little longer than the program, so the
+	 * kernel would not take it out of its sets by itself. */
+	remove_regs(s, s->observed);
+	if (c) {
+		atomic_store(&s->conn, NULL);
+		et_conn_release(c);
+	}
+}
+
+/* A number goes, the file stays: what epoll knows under this number is the
+ * kernel's to say. */
+static void lose_number_locked(struct et_sock *s, int fd)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (!r || r->fd != fd)
+			continue;
+		atomic_store(&s->never, true);
+		await_switch_locked(s);
+		et_sock_demote_locked(s, ETRAN_PATH_API);
+		et_reg_remove(r, false);
+	}
+}
+
+static void close_sock(int fd, struct et_sock *s)
+{
+	bool foreign = et_sock_mode(s) == ET_MODE_FOREIGN;
+
+	if (!foreign && et_lock(&s->lock)) {
+		if (atomic_load(&s->file.fds) == 1)
+			end_locked(s);
+		else
+			lose_number_locked(s, fd);
+		et_unlock(&s->lock);
+	}
+	if (et_fd_clear(fd, &s->file, ET_FD_SOCK) >= 0)
+		et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+}
+
+void et_sock_close(int fd, enum et_kind kind)
+{
+	struct et_sock *s;
+
+	if (kind == ET_FD_EPOLL) {
+		et_epoll_close(fd);
+		return;
+	}
+	if (kind == ET_FD_HIDDEN) {
+		et_fd_unhide(fd);
+		return;
+	}
+	s = et_fd_pin(fd, kind, ET_PIN);
+	if (!s)
+		return;
+	if (kind == ET_FD_SOCK)
+		close_sock(fd, s);
+	else if (et_fd_clear(fd, &s->file, kind) >= 0)
+		et_file_put(&s->file, kind, ET_PIN);
+	et_file_put(&s->file, kind, ET_PIN);
+}
+
+void et_sock_drop_regs(struct et_sock *s)
+{
+	if (!et_lock(&s->lock))
+		return;
+	remove_regs(s, false);
+	et_unlock(&s->lock);
+}
+
+void et_sock_forget(struct et_sock *s)
+{
+	et_sock_drop_regs(s);
+	for (int fd = atomic_load(&s->file.fd); et_fd_clear(fd, &s->file, ET_FD_SOCK) >= 0;
+	     fd = atomic_load(&s->file.fd))
+		et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+}
+
+/* ---- policy -------------------------------------------------------------- */
+
+static bool lasting(enum etran_path_reason why)
+{
+	switch (why) {
+	case ETRAN_PATH_POLICY:
+	case ETRAN_PATH_NOT_IPV4:
+	case ETRAN_PATH_LOCAL:
+	case ETRAN_PATH_NO_DEVICE:
+	case ETRAN_PATH_OPTION:
+	case ETRAN_PATH_FILTER:
+	case ETRAN_PATH_CLOSE:
+	case ETRAN_PATH_PEER_FIN:
+	case ETRAN_PATH_PEER_RST:
+	case ETRAN_PATH_FORK:
+	case ETRAN_PATH_PROTOCOL:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void settle_down(struct et_sock *s)
+{
+	atomic_store(&s->never, true);
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r)
+			et_reg_settle(r);
+	}
+}
+
+static void postpone(struct et_sock *s)
+{
+	s->next_try = s->exchanges + s->back_off;
+	s->next_bytes = s->bytes + (uint64_t)s->back_off * BYTES_PER_EXCHANGE;
+}
+
+/* After a refusal or a demotion: when to try again. Lock held. */
+static void back_off(struct et_sock *s, enum etran_path_reason why)
+{
+	if (lasting(why)) {
+		settle_down(s);
+		return;
+	}
+	postpone(s);
+	if (s->back_off < LAST_BACK_OFF)
+		s->back_off *= 2;
+}
+
+static bool due(const struct et_sock *s)
+{
+	uint32_t exchanges = s->next_try ? s->next_try : et_policy.promote_after;
+	uint64_t bytes = s->next_bytes ? s->next_bytes : et_policy.promote_bytes;
+
+	return s->exchanges >= exchanges || s->bytes >= bytes;
+}
+
+static bool regs_promotable(struct et_sock *s)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r && !et_reg_promotable(r))
+			return false;
+	}
+	return true;
+}
+
+static void open_locked(struct et_sock *s)
+{
+	int fd = atomic_load(&s->file.fd);
+	struct et_conn *c;
+
+	if (!regs_promotable(s) || et_process_shares(fd, s->born)) {
+		postpone(s);
+		return;
+	}
+	c = et_conn_open(fd, s);
+	if (!c) {
+		back_off(s, ETRAN_PATH_LIMIT);
+		return;
+	}
+	s->observed = true;
+	atomic_store(&s->conn, c);
+}
+
+/* ---- to the fast path ---------------------------------------------------- */
+
+static bool moving_add(struct et_sock *s)
+{
+	for (int i = 0; i < MAX_MOVING; i++) {
+		struct et_sock *none = NULL;
+
+		if (atomic_load(&moving[i]) ||
+		    !atomic_compare_exchange_strong(&moving[i], &none, s))
+			continue;
+		atomic_fetch_add(&s->file.users, ET_PIN);
+		atomic_fetch_add(&et_moving_count, 1);
+		return true;
+	}
+	return false;
+}
+
+static void moving_remove(struct et_sock *s)
+{
+	for (int i = 0; i < MAX_MOVING; i++) {
+		struct et_sock *expected = s;
+
+		if (atomic_load(&moving[i]) != s ||
+		    !atomic_compare_exchange_strong(&moving[i], &expected, NULL))
+			continue;
+		atomic_fetch_sub(&et_moving_count, 1);
+		et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+		return;
+	}
+}
+
+/*
+ * Begin the switch, unless somebody is inside. Pairs with et_sock_enter: they
+ * count themselves and then read the mode, we set the mode and then count.
+ */
+static void switch_locked(struct et_sock *s, struct et_conn *c)
+{
+	if (!moving_add(s))
+		return;
+	set_mode(s, ET_MODE_SWITCHING);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (et_file_inside(&s->file) == 0 && regs_promotable(s) &&
+	    !et_process_shares(atomic_load(&s->file.fd), s->born) && et_conn_switch(c) == 0)
+		return;
+	set_mode(s, ET_MODE_KERNEL);
+	moving_remove(s);
+}
+
+static void gone_locked(struct et_sock *s, struct et_conn *c)
+{
+	enum etran_path_reason why = et_conn_reason(c);
+
+	atomic_store(&s->conn, NULL);
+	et_conn_release(c);
+	back_off(s, why);
+}
+
+static void regs_rearm(struct et_sock *s)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r)
+			et_reg_rearm(r);
+	}
+}
+
+/* The daemon has decided: true when the mode is no longer SWITCHING. */
+static bool finish_locked(struct et_sock *s)
+{
+	struct et_conn *c = atomic_load(&s->conn);
+
+	switch (et_conn_progress(c)) {
+	case ET_COMMIT:
+		et_conn_commit(c, atomic_load(&s->file.fd));
+		if (et_conn_progress(c) != ET_FAST)
+			return false;
+		set_mode(s, ET_MODE_FAST);
+		for (int i = 0; i < ET_SOCK_REGS; i++) {
+			struct et_reg *r = atomic_load(&s->reg[i]);
+
+			if (r)
+				et_reg_to_user(r);
+		}
+		break;
+	case ET_GONE:
+		gone_locked(s, c);
+		set_mode(s, ET_MODE_KERNEL);
+		if (atomic_exchange(&s->starved, false))
+			regs_rearm(s);
+		break;
+	case ET_CAN_SWITCH: /* the request was withdrawn */
+		set_mode(s, ET_MODE_KERNEL);
+		break;
+	default:
+		return false;
+	}
+	moving_remove(s);
+	et_wake_all();
+	return true;
+}
+
+static void await_switch_locked(struct et_sock *s)
+{
+	while (et_sock_mode(s) == ET_MODE_SWITCHING) {
+		et_conn_await(atomic_load(&s->conn), UINT_MAX);
+		if (!finish_locked(s))
+			et_pause();
+	}
+}
+
+void et_moving_run(void)
+{
+	for (int i = 0; i < MAX_MOVING; i++) {
+		struct et_sock *s = atomic_load(&moving[i]);
+
+		if (!s || !et_file_pin(&s->file, ET_PIN))
+			continue;
+		if (et_trylock(&s->lock)) {
+			if (et_sock_mode(s) == ET_MODE_SWITCHING)
+				finish_locked(s);
+			et_unlock(&s->lock);
+		}
+		et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+	}
+}
+
+static bool kernel_queue_empty(struct et_sock *s)
+{
+	int n = 0;
+
+	return et_sys3(SYS_ioctl, atomic_load(&s->file.fd), FIONREAD, (long)&n) == 0 && n == 0;
+}
+
+/* Perhaps a quiet moment: this thread is outside, with a pin. */
+static void step(struct et_sock *s, bool quiet)
+{
+	struct et_conn *c = atomic_load_explicit(&s->conn, memory_order_acquire);
+
+	if (!c && !due(s))
+		return;
+	if (c && et_conn_progress(c) == ET_WAIT)
+		return;
+	if (!quiet && !kernel_queue_empty(s))
+		return;
+	if (!et_trylock(&s->lock))
+		return;
+	c = atomic_load(&s->conn);
+	if (et_sock_mode(s) != ET_MODE_KERNEL || s->closing || s->broken) {
+		/* another thread was faster */
+	} else if (!c) {
+		open_locked(s);
+	} else if (et_conn_progress(c) == ET_CAN_SWITCH) {
+		switch_locked(s, c);
+	} else if (et_conn_progress(c) == ET_GONE) {
+		gone_locked(s, c);
+	}
+	et_unlock(&s->lock);
+}
+
+void et_sock_received(struct et_sock *s, size_t n, bool quiet)
+{
+	if (!et_sock_movable(s)) {
+		if (et_up())
+			et_count_kernel(atomic_load(&s->conn), n, 0);
+		et_sock_leave(s);
+		return;
+	}
+	et_count_kernel(atomic_load(&s->conn), n, 0);
+	s->bytes += n;
+	if (n && s->asked) {
+		s->asked = false;
+		s->exchanges++;
+	}
+	et_sock_leave_quiet(s, quiet);
+}
+
+void et_sock_sent(struct et_sock *s, size_t n)
+{
+	if (et_up())
+		et_count_kernel(atomic_load(&s->conn), 0, n);
+	s->bytes += n;
+	s->asked = true;
+	et_sock_leave(s);
+}
+
+void et_sock_leave_quiet(struct et_sock *s, bool quiet)
+{
+	et_sock_step_out(s);
+	if (et_sock_movable(s))
+		step(s, quiet);
+	et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+}
+
+/* ---- back to the kernel -------------------------------------------------- */
+
+/* Nobody else uses the connection any more; bounded. */
+static bool drain(struct et_sock *s)
+{
+	uint64_t end = et_now_ns() + DRAIN_NS;
+
+	while (et_file_inside(&s->file)) {
+		if (et_now_ns() > end)
+			return false;
+		et_pause();
+	}
+	return true;
+}
+
+int et_sock_demote_locked(struct et_sock *s, enum etran_path_reason why)
+{
+	struct et_conn *c = atomic_load(&s->conn);
+	int err;
+
+	if (et_sock_mode(s) != ET_MODE_FAST)
+		return 0;
+	set_mode(s, ET_MODE_DEMOTING);
+	err = et_conn_demote(c, why);
+	if (err == -EAGAIN) {
+		set_mode(s, ET_MODE_FAST);
+		return err;
+	}
+	atomic_store(&s->conn, NULL);
+	/* A slot that is still in use is lost, not re-used. */
+	if (drain(s))
+		et_conn_release(c);
+	if (err) {
+		s->broken = true;
+		atomic_store(&s->error, ECONNRESET);
+		why = ETRAN_PATH_PEER_RST;
+	}
+	et_log("fd %d: back to the kernel, reason %d, result %d", atomic_load(&s->file.fd),
+	       (int)why, err);
+	for (int i = 0; i < ET_SOCK_REGS && !s->closing; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r)
+			et_reg_to_kernel(r);
+	}
+	atomic_store(&s->please, ETRAN_PATH_OK);
+	back_off(s, why);
+	set_mode(s, ET_MODE_KERNEL);
+	et_wake_all();
+	return 0;
+}
+
+int et_sock_demote(struct et_sock *s, enum etran_path_reason why)
+{
+	int err = -EAGAIN;
+
+	et_sock_step_out(s);
+	if (et_lock(&s->lock)) {
+		err = et_sock_demote_locked(s, why);
+		et_unlock(&s->lock);
+	}
+	et_sock_step_in(s);
+	return err;
+}
+
+/* The connection is the parent's: have it given back. */
+static void reclaim_locked(struct et_sock *s, int fd)
+{
+	int err = et_demote_foreign(fd);
+
+	et_log("fd %d: the parent's connection, result %d", fd, err);
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r)
+			et_reg_to_kernel(r);
+	}
+	settle_down(s);
+	set_mode(s, ET_MODE_KERNEL);
+}
+
+int et_sock_settle(struct et_sock *s, int fd, uint32_t timeout_us)
+{
+	struct et_conn *c;
+	int err = 0;
+
+	switch (et_sock_mode(s)) {
+	case ET_MODE_SWITCHING:
+		c = atomic_load(&s->conn);
+		/* A moment before the request is out, progress is not WAIT. */
+		if (c && et_conn_await(c, timeout_us) == ET_WAIT) {
+			atomic_store(&s->starved, true);
+			return -EAGAIN;
+		}
+		et_sock_step_out(s);
+		if (!et_lock(&s->lock)) {
+			err = -EAGAIN;
+		} else {
+			if (et_sock_mode(s) == ET_MODE_SWITCHING)
+				finish_locked(s);
+			et_unlock(&s->lock);
+		}
+		et_sock_step_in(s);
+		return err;
+	case ET_MODE_DEMOTING:
+	case ET_MODE_FOREIGN:
+		et_sock_step_out(s);
+		if (!et_lock(&s->lock)) {
+			err = -EAGAIN;
+		} else {
+			if (et_sock_mode(s) == ET_MODE_FOREIGN)
+				reclaim_locked(s, fd);
+			et_unlock(&s->lock);
+		}
+		et_sock_step_in(s);
+		return err;
+	default:
+		return 0;
+	}
+}
+
+void et_sock_to_kernel(struct et_sock *s, int fd, enum etran_path_reason why)
+{
+	for (;;) {
+		enum et_mode mode = et_sock_mode(s);
+
+		if (mode == ET_MODE_KERNEL)
+			return;
+		if (mode == ET_MODE_FAST ? et_sock_demote(s, why)
+					 : et_sock_settle(s, fd, UINT32_MAX))
+			return;
+	}
+}
+
+void et_sock_pin_down(struct et_sock *s, int fd, enum etran_path_reason why)
+{
+	struct et_conn *c;
+
+	atomic_store(&s->never, true);
+	et_sock_to_kernel(s, fd, why);
+	et_sock_step_out(s);
+	if (et_lock(&s->lock)) {
+		settle_down(s);
+		c = et_sock_mode(s) == ET_MODE_KERNEL ? atomic_exchange(&s->conn, NULL) : NULL;
+		if (c)
+			et_conn_release(c);
+		et_unlock(&s->lock);
+	}
+	et_sock_step_in(s);
+}
+
+/* ---- what the transport tells us ----------------------------------------- */
+
+void et_ready(void *user)
+{
+	struct et_sock *s = user;
+
+	for (int i = 0; i < ET_SOCK_REGS; i++) {
+		struct et_reg *r = atomic_load(&s->reg[i]);
+
+		if (r)
+			et_reg_kick(r);
+	}
+}
+
+void et_please(void *user, bool promote, enum etran_path_reason why)
+{
+	for (uint32_t i = 0; i < atomic_load(&pool.used); i++) {
+		struct et_sock *s = et_pool_at(&pool, i);
+
+		if ((user && s != user) || !(uint32_t)atomic_load(&s->file.users))
+			continue;
+		if (promote) {
+			s->next_try = 1;
+			s->next_bytes = 1;
+		} else if (et_sock_mode(s) == ET_MODE_FAST) {
+			atomic_store(&s->please, why);
+			et_ready(s);
+		}
+	}
+	et_wake_all();
+}
+
+short et_sock_ready(struct et_sock *s, struct et_conn *c, short events)
+{
+	const short in = POLLIN | POLLRDNORM, out = POLLOUT | POLLWRNORM;
+	short ready = 0;
+
+	(void)s;
+	if (events & in && et_conn_readable(c))
+		ready |= (short)(events & in);
+	if (events & out) {
+		size_t room = et_conn_writable(c);
+
+		if (!room) {
+			et_conn_want_room(c);
+			room = et_conn_writable(c);
+		}
+		if (room)
+			ready |= (short)(events & out);
+	}
+	return ready;
+}
+
+/* ---- processes ----------------------------------------------------------- */
+
+void et_sock_after_fork(void)
+{
+	for (uint32_t i = 0; i < atomic_load(&pool.used); i++) {
+		struct et_sock *s = et_pool_at(&pool, i);
+
+		if (!(uint32_t)atomic_load(&s->file.users))
+			continue;
+		s->lock = (struct et_lock){0};
+		atomic_store(&s->never, true);
+		atomic_store(&s->conn, NULL);
+		if (atomic_load(&s->mode) != ET_MODE_KERNEL)
+			atomic_store(&s->mode, ET_MODE_FOREIGN);
+	}
+	for (int i = 0; i < MAX_MOVING; i++)
+		atomic_store(&moving[i], NULL);
+	atomic_store(&et_fast_count, 0);
+	atomic_store(&et_moving_count, 0);
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package system
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/etran-go/etran/runtime/adminapi"
+	"github.com/etran-go/etran/tests/internal/testbed"
+)
+
+// The core that each end has to itself.
+const (
+	clientCPU = 0
+	serverCPU = 1
+)
+
+// program is the path of a test program made by the build.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join("..", "..", "build", "progs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: run make first", err)
+	}
+	return path
+}
+
+// start runs a program until the test ends, and shows its complaints.
+func start(t *testing.T, h *testbed.Host, c testbed.Command) *testbed.Process {
+	t.Helper()
+	var stderr bytes.Buffer
+	if c.Stderr == nil {
+		c.Stderr = &stderr
+	}
+	p, err := h.Start(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Stop()
+		if stderr.Len() > 0 {
+			t.Logf("%s on host %s: %s", c.Args[0], h.Name, stderr.Bytes())
+		}
+	})
+	return p
+}
+
+// startRedis starts a server on host B and waits until it answers.
+func startRedis(t *testing.T, tb *testbed.Testbed, etran bool) *testbed.Process {
+	t.Helper()
+	p := start(t, tb.B, testbed.Command{
+		Args: []string{"redis-server", "--port", "6379", "--save", "", "--appendonly", "no",
+			"--protected-mode", "no", "--daemonize", "no", "--logfile", ""},
+		Etran:  etran,
+		CPUs:   []int{serverCPU},
+		Stdout: t.Output(),
+	})
+	awaitListener(t, tb.B, "127.0.0.1:6379")
+	return p
+}
+
+func awaitListener(t *testing.T, h *testbed.Host, address string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		err := h.Do(func() error {
+			c, err := net.DialTimeout("tcp", address, time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		})
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nobody listens on %s of host %s: %v", address, h.Name, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// runJSON runs a program that prints one line of JSON into out.
+func runJSON(t *testing.T, h *testbed.Host, c testbed.Command, limit time.Duration, out any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	stdout, err := h.Output(ctx, c)
+	if err != nil {
+		t.Fatalf("%v\nstdout: %s", err, stdout)
+	}
+	if err := json.Unmarshal(stdout, out); err != nil {
+		t.Fatalf("%s printed %q: %v", c.Args[0], stdout, err)
+	}
+}
+
+func stats(t *testing.T, h *testbed.Host) *adminapi.Stats {
+	t.Helper()
+	s, err := h.Admin().Stats(t.Context())
+	if err != nil {
+		t.Fatalf("statistics of host %s: %v", h.Name, err)
+	}
+	return s
+}
+
+// fast is the payload that host h moved on the fast path since before.
+func fast(t *testing.T, h *testbed.Host, before *adminapi.Stats) uint64 {
+	t.Helper()
+	now := stats(t, h)
+	return now.FastBytesIn + now.FastBytesOut - before.FastBytesIn - before.FastBytesOut
+}
+
+// kernel is the same for programs under libetran.so, on kernel TCP.
+func kernel(t *testing.T, h *testbed.Host, before *adminapi.Stats) uint64 {
+	t.Helper()
+	now := stats(t, h)
+	return now.KernelBytesIn + now.KernelBytesOut - before.KernelBytesIn - before.KernelBytesOut
+}
+
+// path names an end's way through the host.
+func path(etran bool) string {
+	if etran {
+		return "etran"
+	}
+	return "kernel"
+}
+
+// combinations calls f as a subtest for every choice of both ends.
+func combinations(t *testing.T, f func(t *testing.T, client, server bool)) {
+	for _, client := range []bool{false, true} {
+		for _, server := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s-%s", path(client), path(server)), func(t *testing.T) {
+				f(t, client, server)
+			})
+		}
+	}
+}
