@@ -60,7 +60,7 @@ func TestInstructionBudget(t *testing.T) {
 func (l *lab) median(t testing.TB, prog *ebpf.Program, frame []byte, repeat int, before func()) time.Duration {
 	t.Helper()
 	var runs []time.Duration
-	for range 1000 {
+	for range 500 {
 		before()
 		_, d, err := prog.Benchmark(frame, repeat, nil)
 		if err != nil {

@@ -359,6 +359,7 @@ static __always_inline void tcp_observe(struct tcp_input *in, const struct frame
 	conn->obs_ack = first ? seg->ack : seq_max(conn->obs_ack, seg->ack);
 	conn->flags |= ETRAN_CONN_OBSERVED;
 	__builtin_memcpy(conn->obs_mac, f->smac, ETH_ALEN);
+	conn->last_rx_ns = in->now; /* tcp_check_paws needs one from the start */
 	conn->obs_segs++;
 	in->pub->obs_segs = conn->obs_segs;
 }

@@ -370,30 +370,31 @@ func TestCheckAck(t *testing.T) {
 }
 
 func TestUpdateRtt(t *testing.T) {
-	ms := func(n uint64) func(*abi.Conn) {
-		return func(c *abi.Conn) { c.RttStartNs, c.RttSeq = monotonic()-n*1e6, 5300 }
+	// Long times, so that a busy machine makes no difference.
+	seconds := func(n uint64) func(*abi.Conn) {
+		return func(c *abi.Conn) { c.RttStartNs, c.RttSeq = monotonic()-n*1e9, 5300 }
 	}
 	for _, c := range []struct {
-		name        string
-		set         func(*abi.Conn)
-		ack         uint32
-		srtt, var_  uint32 // expected, at least
-		timing      bool   // still being timed afterwards
-		srttM, varM uint32 // at most
+		name           string
+		set            func(*abi.Conn)
+		ack            uint32
+		srtt, variance uint32 // expected, at least
+		timing         bool   // still being timed afterwards
+		srttM, varM    uint32 // at most
 	}{
-		{"first sample", ms(100), 5300, 100e3, 50e3, false, 110e3, 55e3},
-		{"not yet", ms(100), 5299, 0, 0, true, 0, 0},
+		{"first sample", seconds(10), 5300, 10e6, 5e6, false, 11e6, 5.5e6},
+		{"not yet", seconds(10), 5299, 0, 0, true, 0, 0},
 		{"nothing timed", nil, 5500, 0, 0, false, 0, 0},
-		{"next sample: 7/8, 1/8 and 3/4, 1/4", func(c *abi.Conn) { ms(180)(c); c.SrttUs, c.RttvarUs = 100e3, 40e3 },
-			5500, 110e3, 50e3, false, 112e3, 53e3},
-		{"sample of nothing is 1 us", func(c *abi.Conn) { c.RttStartNs, c.RttSeq = monotonic()+1e9, 5300 },
+		{"next sample: 7/8, 1/8 and 3/4, 1/4", func(c *abi.Conn) { seconds(18)(c); c.SrttUs, c.RttvarUs = 10e6, 4e6 },
+			5500, 11e6, 5e6, false, 11.2e6, 5.3e6},
+		{"sample of nothing is 1 us", func(c *abi.Conn) { c.RttStartNs, c.RttSeq = monotonic()+10e9, 5300 },
 			5300, 1, 0, false, 1, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := active(t, c.set)
 			r := l.arrive(t, pure(c.ack, 10000))
 			got := r.after
-			if got.SrttUs < c.srtt || got.SrttUs > c.srttM || got.RttvarUs < c.var_ || got.RttvarUs > c.varM {
+			if got.SrttUs < c.srtt || got.SrttUs > c.srttM || got.RttvarUs < c.variance || got.RttvarUs > c.varM {
 				t.Errorf("srtt %d, rttvar %d", got.SrttUs, got.RttvarUs)
 			}
 			if timing := got.RttStartNs != 0; timing != c.timing {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	abi "github.com/etran-go/etran/c-abi"
 )
 
@@ -82,7 +84,7 @@ func TestObstacles(t *testing.T) {
 		set     func(*testing.T, *lab)
 		seg     tcp
 		queue   uint32
-		foreign int // octets of metadata that fill the headroom (256, less a struct xdp_frame)
+		foreign bool // somebody's metadata leaves no room for ours
 		reason  string
 	}{
 		{name: "no socket", seg: data, reason: "no_xsk", set: func(t *testing.T, l *lab) {
@@ -92,7 +94,7 @@ func TestObstacles(t *testing.T) {
 		}},
 		{name: "queue without socket", seg: data, queue: 1, reason: "no_xsk"},
 		{name: "frame too long", seg: long, reason: "too_long"},
-		{name: "no room for metadata", seg: data, foreign: 208, reason: "no_meta"},
+		{name: "no room for metadata", seg: data, foreign: true, reason: "no_meta"},
 		{name: "ring full", seg: data, reason: "no_credit", set: func(t *testing.T, l *lab) {
 			consumed := uint32(1<<32 - abi.RingSize)
 			if err := l.Rings.Put(uint32(app*abi.MaxRings+ringNo), abi.Ring{Consumed: consumed}); err != nil {
@@ -111,7 +113,11 @@ func TestObstacles(t *testing.T) {
 				if c.set != nil {
 					c.set(t, l)
 				}
-				r := l.run(t, l.Ingress, l.ifindex, c.queue, c.seg.frame(), c.foreign)
+				foreign := 0
+				if c.foreign {
+					foreign = metadataLimit(t, l)
+				}
+				r := l.run(t, l.Ingress, l.ifindex, c.queue, c.seg.frame(), foreign)
 				if r.meta != nil {
 					t.Errorf("delivered: %+v", r.meta)
 				}
@@ -133,6 +139,19 @@ func TestObstacles(t *testing.T) {
 			})
 		}
 	}
+}
+
+// metadataLimit is an amount of metadata to which ours cannot be added: 32
+// octets are allowed, on newer kernels as many as the headroom has.
+func metadataLimit(t *testing.T, l *lab) int {
+	t.Helper()
+	const most = 208
+	_, err := l.Pass.Run(&ebpf.RunOptions{Data: make([]byte, most+64),
+		Context: xdpContext{Data: most, DataEnd: most + 64}})
+	if err != nil {
+		return 32
+	}
+	return most
 }
 
 // A full ring must not stop acknowledgements from being processed.
@@ -263,6 +282,9 @@ func TestObserve(t *testing.T) {
 			want.ObsMac = peerMAC
 		}
 		sameConn(t, step.name, r.after, want)
+		if moved := r.after.LastRxNs != r.before.LastRxNs; moved == step.fault {
+			t.Errorf("%s: last_rx_ns moved: %v", step.name, moved)
+		}
 		if r.pub.ObsSegs != want.ObsSegs || r.pub.State != uint32(abi.FlowStateObserve) {
 			t.Errorf("%s: published %+v", step.name, r.pub)
 		}

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -78,10 +79,12 @@ func openLab() (*lab, error) {
 	return &lab{Objects: objs, ifindex: ifindex, xsk: xsk}, nil
 }
 
+// addVeth makes a wire. Its second end sends by one queue, so that what is
+// written there arrives at queue 0.
 func addVeth(name, peer string) (int, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.NumRxQueues, attrs.NumTxQueues = name, 2, 2
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: peer, PeerNumRxQueues: 2, PeerNumTxQueues: 2}
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: peer, PeerNumRxQueues: 2, PeerNumTxQueues: 1}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return 0, fmt.Errorf("add veth %s: %w", name, err)
 	}
@@ -106,8 +109,11 @@ func addVeth(name, peer string) (int, error) {
 func fresh(t testing.TB) *lab {
 	t.Helper()
 	l, err := theLab()
+	if refused := (*ebpf.VerifierError)(nil); errors.As(err, &refused) {
+		t.Fatalf("%+v", refused)
+	}
 	if err != nil {
-		t.Fatalf("%+v", err)
+		t.Fatal(err)
 	}
 	l.reset(t)
 	t.Cleanup(func() { l.pub.Close() })
@@ -232,7 +238,7 @@ type result struct {
 }
 
 // run runs a program on a frame that comes in at a queue of a device, with
-// `headroom` octets of somebody's metadata in front.
+// `foreign` octets of somebody's metadata in front.
 func (l *lab) run(t testing.TB, prog *ebpf.Program, ifindex int, queue uint32, frame []byte,
 	foreign int) result {
 	t.Helper()

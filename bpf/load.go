@@ -70,8 +70,8 @@ func CheckKernel() error {
 	return errors.Join(errs...)
 }
 
-// Load loads all programs. If the verifier refuses one, the error carries its
-// log (in full with %+v).
+// Load loads all programs. If the verifier refuses one, the error is or wraps
+// an *ebpf.VerifierError, which prints its whole log with %+v.
 func Load(opts LoadOptions) (*Objects, error) {
 	spec, err := loadEtran()
 	if err != nil {

@@ -29,6 +29,18 @@ struct segment {
 	__u32 fault; /* enum etran_drop_reason: not to be processed */
 };
 
+/*
+ * Changes nothing about a length in [1, limit], limit a power of two, but says
+ * so in a way that the verifier of 6.1 understands and clang does not see
+ * through.
+ */
+#define BOUNDED(length, limit)                                                                     \
+	({                                                                                         \
+		__u32 less = (length) - 1;                                                         \
+		barrier_var(less);                                                                 \
+		(less & ((limit) - 1)) + 1;                                                        \
+	})
+
 /* Octets to be summed; the program has no variable access to the packet. */
 #define CSUM_BUFFER 2048u
 /* Kernels before 6.13 sum at most this much in one call. */
@@ -68,14 +80,17 @@ __noinline int tcp_checksum_ok(struct xdp_md *ctx, __u32 offset, __u32 length, _
 
 	if (!buffer || length == 0 || length > CSUM_BUFFER)
 		return 0;
+	length = BOUNDED(length, CSUM_BUFFER);
 	if (bpf_xdp_load_bytes(ctx, offset, buffer->octet, length))
 		return 0;
 	/* The last word is padded with zero (RFC 9293 3.1). */
-	if (length < CSUM_BUFFER)
-		__builtin_memset(&buffer->octet[length], 0, 4);
-	for (__u32 at = 0; at < CSUM_BUFFER && at < length; at += CSUM_CHUNK) {
+	__builtin_memset(&buffer->octet[length], 0, 4);
+#pragma unroll
+	for (__u32 at = 0; at < CSUM_BUFFER; at += CSUM_CHUNK) {
 		__u32 chunk = (length - at + 3) & ~3u;
 
+		if (at >= length)
+			break;
 		if (chunk > CSUM_CHUNK)
 			chunk = CSUM_CHUNK;
 		sum = bpf_csum_diff(NULL, 0, (__be32 *)&buffer->octet[at], chunk, sum);
@@ -126,6 +141,7 @@ __noinline __u64 tcp_find_timestamp(struct xdp_md *ctx, __u32 offset, __u32 leng
 
 	if (length == 0 || length > TCP_MAX_OPTIONS)
 		return 0;
+	length = BOUNDED(length, TCP_OPTION_BUFFER);
 	if (bpf_xdp_load_bytes(ctx, offset, walk.opt, length))
 		return 0;
 	walk.length = length;

@@ -4,6 +4,8 @@
  * on a thread of the Go side, in ticks while there is something in flight, and
  * sleeps on the rings otherwise.
  */
+#include "fdtable.h"
+
 #include <errno.h>
 #include <sys/eventfd.h>
 
@@ -162,6 +164,17 @@ int et_assist_tick(void)
 	return busy || now - moved_ns < QUIET_NS ? TICK_MS : -1;
 }
 
+static void open_kick(void)
+{
+	int fd;
+
+	if (atomic_load(&kick) >= 0)
+		return;
+	fd = (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
+	if (fd >= 0)
+		atomic_store(&kick, et_fd_hide(fd));
+}
+
 void et_assist_wait(int timeout_ms)
 {
 	const struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
@@ -173,8 +186,7 @@ void et_assist_wait(int timeout_ms)
 		et_sys_ppoll(NULL, 0, &t);
 		return;
 	}
-	if (atomic_load(&kick) < 0)
-		atomic_store(&kick, (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0));
+	open_kick();
 	p[n++] = (struct pollfd){.fd = atomic_load(&kick), .events = POLLIN};
 	for (unsigned q = 0; et_rings_up() && q < et_core.context.queues; q++)
 		p[n++] = (struct pollfd){.fd = et_core.context.queue[q].fd, .events = POLLIN};

@@ -358,6 +358,7 @@ static int create(int epfd)
 	ep->foreign = false;
 	ep->turns = 0;
 	ep->kernel_ns = 0;
+	ep->kernel_last = false;
 	ep->spin = (struct et_spin){0};
 	atomic_store(&ep->file.fds, 0);
 	atomic_store(&ep->file.users, ET_PIN);
@@ -632,9 +633,10 @@ static int look(struct waiting *w, bool kernel)
 	et_moving_poll();
 	if (kernel) {
 		/* Leave room, so that neither side starves. */
-		if (room > 1 && (atomic_load(&ep->inbox) || atomic_load(&ep->ready_count)))
-			room = (room + 1) / 2;
-		n = real_wait(w->epfd, w->events, room, 0, NULL);
+		if (atomic_load(&ep->inbox) || atomic_load(&ep->ready_count))
+			room = room > 1 ? (room + 1) / 2 : !ep->kernel_last;
+		n = room ? real_wait(w->epfd, w->events, room, 0, NULL) : 0;
+		ep->kernel_last = n > 0;
 		if (n < 0 || n == w->max)
 			return n;
 	}

@@ -55,8 +55,10 @@ struct et_epoll {
 	_Atomic uint32_t socks; /* all registrations */
 	_Atomic bool nested; /* somebody polls the set itself: no fast sockets */
 	bool foreign; /* child: has registrations of the parent's connections */
+	/* Fairness; whoever waits last has its way. */
 	uint32_t turns;
-	uint64_t kernel_ns; /* when the real set was looked at last */
+	bool kernel_last;   /* the last events were the real set's */
+	uint64_t kernel_ns; /* when it was looked at last */
 	struct et_spin spin;
 };
 

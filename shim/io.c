@@ -6,7 +6,7 @@
  * MSG_DONTWAIT, on the fast path a call of the transport. A blocking call is a
  * loop of attempts and waits (sleep.h).
  */
-#include "io.h"
+#include "sock.h"
 
 #include <limits.h>
 
@@ -23,6 +23,21 @@
 /* Reads that find data without a flush between them. */
 #define READS_PER_FLUSH 16
 #define UIO_MAX 1024
+/* Pieces of a vector that an attempt gets when it begins inside a piece. */
+#define WINDOW 16
+/*
+ * Not an errno: the descriptor is no socket. It was closed behind our back, by
+ * libc itself or a raw system call, and the number is something else now. The
+ * entry is gone; do the real call.
+ */
+#define ET_STALE (-100001)
+
+/* How far a call has come in the program's vector. */
+struct cursor {
+	const struct iovec *iov;
+	int count;
+	size_t skip; /* octets of iov[0] that are done */
+};
 
 struct call {
 	struct et_sock *s;
@@ -32,26 +47,26 @@ struct call {
 	bool moved;  /* octets of the kernel path, for the accounting */
 	size_t done; /* octets so far */
 	size_t total;
-	struct et_cursor at;
+	struct cursor at;
 	struct msghdr *msg; /* the program's, for recvmsg and sendmsg */
 };
 
 /* ---- vectors ------------------------------------------------------------- */
 
-int et_cursor_window(const struct et_cursor *c, struct iovec *window)
+static int cursor_window(const struct cursor *c, struct iovec *window)
 {
-	int n = c->count < ET_WINDOW ? c->count : ET_WINDOW;
+	int n = c->count < WINDOW ? c->count : WINDOW;
 
+	if (n <= 0)
+		return 0;
 	for (int i = 0; i < n; i++)
 		window[i] = c->iov[i];
-	if (n) {
-		window[0].iov_base = (char *)window[0].iov_base + c->skip;
-		window[0].iov_len -= c->skip;
-	}
+	window[0].iov_base = (char *)window[0].iov_base + c->skip;
+	window[0].iov_len -= c->skip;
 	return n;
 }
 
-void et_cursor_advance(struct et_cursor *c, size_t n)
+static void cursor_advance(struct cursor *c, size_t n)
 {
 	while (c->count && n >= c->iov[0].iov_len - c->skip) {
 		n -= c->iov[0].iov_len - c->skip;
@@ -62,7 +77,7 @@ void et_cursor_advance(struct et_cursor *c, size_t n)
 	c->skip += n;
 }
 
-ssize_t et_iov_total(const struct iovec *iov, int count)
+static ssize_t iov_total(const struct iovec *iov, int count)
 {
 	size_t total = 0;
 
@@ -79,18 +94,18 @@ ssize_t et_iov_total(const struct iovec *iov, int count)
 static void advance(struct call *k, size_t n)
 {
 	k->done += n;
-	et_cursor_advance(&k->at, n);
+	cursor_advance(&k->at, n);
 }
 
-/* The last octet of the vector may lie beyond the window. */
+/* The whole rest, unless it begins inside a piece: then a copy of some. */
 static int window(const struct call *k, const struct iovec **iov, struct iovec *copy)
 {
-	if (!k->at.skip && k->at.count <= ET_WINDOW) {
+	if (et_likely(!k->at.skip)) {
 		*iov = k->at.iov;
 		return k->at.count;
 	}
 	*iov = copy;
-	return et_cursor_window(&k->at, copy);
+	return cursor_window(&k->at, copy);
 }
 
 /* ---- one attempt on the kernel path -------------------------------------- */
@@ -123,7 +138,7 @@ static ssize_t broken_send(struct call *k)
 
 static ssize_t kernel_recv(struct call *k, int flags)
 {
-	struct iovec copy[ET_WINDOW];
+	struct iovec copy[WINDOW];
 	const struct iovec *iov;
 	struct msghdr m = {0};
 	int n;
@@ -142,7 +157,7 @@ static ssize_t kernel_recv(struct call *k, int flags)
 
 static ssize_t kernel_send(struct call *k, int flags)
 {
-	struct iovec copy[ET_WINDOW];
+	struct iovec copy[WINDOW];
 	const struct iovec *iov;
 	struct msghdr m = {0};
 	int n;
@@ -163,7 +178,7 @@ static ssize_t kernel_send(struct call *k, int flags)
 /* Sleep in the call itself: a cancellation point, restarted by the kernel. */
 static ssize_t kernel_sleep(struct call *k, bool write)
 {
-	struct iovec copy[ET_WINDOW];
+	struct iovec copy[WINDOW];
 	const struct iovec *iov;
 	int n = window(k, &iov, copy), saved_errno = errno;
 	struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
@@ -189,7 +204,7 @@ static ssize_t kernel_sleep(struct call *k, bool write)
 
 static ssize_t conn_recv(struct call *k, struct et_conn *c)
 {
-	struct iovec copy[ET_WINDOW];
+	struct iovec copy[WINDOW];
 	const struct iovec *iov;
 	size_t left = k->total - k->done, unread;
 	int n;
@@ -244,7 +259,7 @@ static ssize_t fast_send(struct call *k)
 	struct et_sock *s = k->s;
 	struct et_conn *c = atomic_load(&s->conn);
 	enum etran_path_reason why = et_sock_wants_demote(s, c);
-	struct iovec copy[ET_WINDOW];
+	struct iovec copy[WINDOW];
 	const struct iovec *iov;
 	ssize_t r;
 	int n;
@@ -261,7 +276,7 @@ static ssize_t fast_send(struct call *k)
 			r = et_conn_send(c, iov, n);
 		}
 		if (r == -EAGAIN)
-			et_conn_want_room(c);
+			et_sock_ask_room(s, c);
 		else
 			s->unflushed = 0;
 		if (et_likely(r != ET_KERNEL))
@@ -479,7 +494,7 @@ ET_EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 
 	if (et_likely(!s))
 		return et_real.readv(fd, iov, count);
-	total = et_iov_total(iov, count);
+	total = iov_total(iov, count);
 	if (total > 0) {
 		struct call k = {.s = s, .fd = fd, .total = (size_t)total, .at = {iov, count, 0}};
 
@@ -497,7 +512,7 @@ ET_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 
 	if (et_likely(!s))
 		return et_real.recvmsg(fd, msg, flags);
-	total = msg && msg->msg_iovlen <= UIO_MAX ? et_iov_total(msg->msg_iov, (int)msg->msg_iovlen)
+	total = msg && msg->msg_iovlen <= UIO_MAX ? iov_total(msg->msg_iov, (int)msg->msg_iovlen)
 						  : -EINVAL;
 	if (total >= 0) {
 		struct call k = {.s = s,
@@ -541,6 +556,32 @@ ET_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags)
 	return r == ET_STALE ? et_real.send(fd, buf, n, flags) : et_return(r);
 }
 
+/* Descriptors that a message takes to another process: give them back. */
+static void give_rights(const struct msghdr *msg)
+{
+	const struct cmsghdr *c;
+
+	if (et_likely(!msg || msg->msg_controllen < sizeof(*c) || !msg->msg_control))
+		return;
+	for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR((struct msghdr *)msg, (struct cmsghdr *)c)) {
+		const int *fds = (const int *)CMSG_DATA(c);
+		size_t n = c->cmsg_len > CMSG_LEN(0) ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < n && i < UIO_MAX; i++) {
+			struct et_sock *s = et_sock_enter(fds[i]);
+
+			if (s) {
+				et_sock_pin_down(s, fds[i], ETRAN_PATH_FORK);
+				et_sock_leave(s);
+			} else if (et_fd_is(fds[i], ET_FD_EPOLL)) {
+				et_epoll_isolate(fds[i]);
+			}
+		}
+	}
+}
+
 /* Give the connection back and do the real call, counted as in flight. */
 #define ON_KERNEL(s, fd, call)                                                                     \
 	do {                                                                                       \
@@ -572,7 +613,7 @@ ET_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 
 	if (et_likely(!s))
 		return et_real.writev(fd, iov, count);
-	total = et_iov_total(iov, count);
+	total = iov_total(iov, count);
 	if (total > 0) {
 		struct call k = {.s = s, .fd = fd, .total = (size_t)total, .at = {iov, count, 0}};
 
@@ -589,10 +630,10 @@ ET_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 	ssize_t total, r;
 
 	if (et_likely(!s)) {
-		et_give_rights(msg);
+		give_rights(msg);
 		return et_real.sendmsg(fd, msg, flags);
 	}
-	total = msg && msg->msg_iovlen <= UIO_MAX ? et_iov_total(msg->msg_iov, (int)msg->msg_iovlen)
+	total = msg && msg->msg_iovlen <= UIO_MAX ? iov_total(msg->msg_iov, (int)msg->msg_iovlen)
 						  : -EINVAL;
 	if (total >= 0 && !msg->msg_name) {
 		struct call k = {.s = s,
@@ -629,7 +670,7 @@ ET_EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int fla
 	if (et_unlikely(s))
 		ON_KERNEL(s, fd, et_real.sendmmsg(fd, msgs, count, flags));
 	for (unsigned int i = 0; msgs && i < count; i++)
-		et_give_rights(&msgs[i].msg_hdr);
+		give_rights(&msgs[i].msg_hdr);
 	return et_real.sendmmsg(fd, msgs, count, flags);
 }
 
@@ -668,29 +709,4 @@ ET_EXPORT ssize_t splice(int in, off64_t *in_offset, int out, off64_t *out_offse
 	if (et_likely(!s))
 		return et_real.splice(in, in_offset, out, out_offset, n, flags);
 	ON_KERNEL(s, fd, et_real.splice(in, in_offset, out, out_offset, n, flags));
-}
-
-void et_give_rights(const struct msghdr *msg)
-{
-	const struct cmsghdr *c;
-
-	if (et_likely(!msg || msg->msg_controllen < sizeof(*c) || !msg->msg_control))
-		return;
-	for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR((struct msghdr *)msg, (struct cmsghdr *)c)) {
-		const int *fds = (const int *)CMSG_DATA(c);
-		size_t n = c->cmsg_len > CMSG_LEN(0) ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < n && i < UIO_MAX; i++) {
-			struct et_sock *s = et_sock_enter(fds[i]);
-
-			if (s) {
-				et_sock_pin_down(s, fds[i], ETRAN_PATH_FORK);
-				et_sock_leave(s);
-			} else if (et_fd_is(fds[i], ET_FD_EPOLL)) {
-				et_epoll_isolate(fds[i]);
-			}
-		}
-	}
 }

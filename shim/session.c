@@ -3,6 +3,8 @@
  * The session with the daemon, driven by Go's thread: registration, the shared
  * mappings, the rings, and what the daemon asks for. See session.h.
  */
+#include "fdtable.h"
+
 #include "session.h"
 
 #include <errno.h>
@@ -20,18 +22,10 @@
 #define SOL_XDP 283
 #endif
 
-/* Our descriptors stand high, out of the way of programs that count theirs or
- * close all small ones. */
-#define FD_FLOOR 700
-
-static int raise_fd(int fd)
+static void close_hidden(int fd)
 {
-	int high = et_sys_fcntl(fd, F_DUPFD_CLOEXEC, FD_FLOOR);
-
-	if (high < 0)
-		return fd;
+	et_fd_unhide(fd);
 	et_sys_close(fd);
-	return high;
 }
 
 /* A shared mapping that children do not inherit and cores do not contain. */
@@ -86,7 +80,7 @@ static int attach(int sock, const struct etran_msg_registered *m, const int *fds
 	}
 	et_core.pub = pub;
 	et_core.app = m->app;
-	et_core.wake = raise_fd(fds[2]);
+	et_core.wake = et_fd_hide(fds[2]);
 	et_core.control = sock;
 	attach_conns(a);
 	et_config_policy(m->promote_after, m->promote_bytes, m->spin_us);
@@ -136,14 +130,14 @@ int et_session_open(const char *run_dir)
 	sock = et_control_connect(run_dir);
 	if (sock < 0)
 		return sock;
-	sock = raise_fd(sock);
+	sock = et_fd_hide(sock);
 	et_sys6(SYS_prctl, PR_GET_NAME, (long)m.comm, 0, 0, 0, 0);
 	err = et_control_send(sock, &m, sizeof(m), -1);
 	if (!err)
 		err = await_registered(sock);
 	if (!err)
 		return sock;
-	et_sys_close(sock);
+	close_hidden(sock);
 	return err;
 }
 
@@ -207,12 +201,12 @@ static int open_rings(const struct etran_msg_rings *m, int *fds, int n)
 	x->ring_mask = m->ring_size - 1;
 	x->fill_mask = m->fill_size - 1;
 	for (unsigned q = 0; q < m->queues; q++) {
-		fds[2 + q] = raise_fd(fds[2 + q]);
+		fds[2 + q] = et_fd_hide(fds[2 + q]);
 		if (!open_queue(&x->queue[q], fds[2 + q], m))
 			return -ENOMEM;
 	}
 	deal_frames(x, m);
-	et_core.tap = fds[1] = raise_fd(fds[1]);
+	et_core.tap = fds[1] = et_fd_hide(fds[1]);
 	et_sys_close(fds[0]);
 	atomic_store(&et_core.rings_up, true);
 	et_assist_kick();
@@ -275,7 +269,7 @@ void et_session_close(int fd)
 {
 	atomic_store(&et_core.up, false);
 	et_core.control = -1;
-	et_sys_close(fd);
+	close_hidden(fd);
 }
 
 void et_after_fork_child(void)

@@ -47,6 +47,7 @@ static void start_over(struct et_sock *s, bool nonblock)
 	atomic_store(&s->nonblock, nonblock);
 	atomic_store(&s->never, !et_policy.promote);
 	atomic_store(&s->starved, false);
+	atomic_store(&s->asked_room, false);
 	s->closing = s->broken = s->observed = s->asked = false;
 	atomic_store(&s->error, 0);
 	atomic_store(&s->please, ETRAN_PATH_OK);
@@ -364,8 +365,6 @@ static bool finish_locked(struct et_sock *s)
 	case ET_GONE:
 		gone_locked(s, c);
 		set_mode(s, ET_MODE_KERNEL);
-		if (atomic_exchange(&s->starved, false))
-			regs_rearm(s);
 		break;
 	case ET_CAN_SWITCH: /* the request was withdrawn */
 		set_mode(s, ET_MODE_KERNEL);
@@ -373,6 +372,8 @@ static bool finish_locked(struct et_sock *s)
 	default:
 		return false;
 	}
+	if (atomic_exchange(&s->starved, false))
+		regs_rearm(s);
 	moving_remove(s);
 	et_wake_all();
 	return true;
@@ -561,8 +562,12 @@ int et_sock_settle(struct et_sock *s, int fd, uint32_t timeout_us)
 		c = atomic_load(&s->conn);
 		/* A moment before the request is out, progress is not WAIT. */
 		if (c && et_conn_await(c, timeout_us) == ET_WAIT) {
+			/* Whoever ends the switch changes the mode and then
+			 * looks at this word. */
 			atomic_store(&s->starved, true);
-			return -EAGAIN;
+			if (et_sock_mode(s) == ET_MODE_SWITCHING)
+				return -EAGAIN;
+			return 0;
 		}
 		et_sock_step_out(s);
 		if (!et_lock(&s->lock)) {
@@ -627,12 +632,19 @@ void et_ready(void *user)
 {
 	struct et_sock *s = user;
 
+	atomic_store_explicit(&s->asked_room, false, memory_order_relaxed);
 	for (int i = 0; i < ET_SOCK_REGS; i++) {
 		struct et_reg *r = atomic_load(&s->reg[i]);
 
 		if (r)
 			et_reg_kick(r);
 	}
+}
+
+void et_sock_ask_room(struct et_sock *s, struct et_conn *c)
+{
+	if (!atomic_exchange(&s->asked_room, true))
+		et_conn_want_room(c);
 }
 
 void et_please(void *user, bool promote, enum etran_path_reason why)
@@ -658,14 +670,13 @@ short et_sock_ready(struct et_sock *s, struct et_conn *c, short events)
 	const short in = POLLIN | POLLRDNORM, out = POLLOUT | POLLWRNORM;
 	short ready = 0;
 
-	(void)s;
 	if (events & in && et_conn_readable(c))
 		ready |= (short)(events & in);
 	if (events & out) {
 		size_t room = et_conn_writable(c);
 
 		if (!room) {
-			et_conn_want_room(c);
+			et_sock_ask_room(s, c);
 			room = et_conn_writable(c);
 		}
 		if (room)

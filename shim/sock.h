@@ -44,6 +44,7 @@ struct et_sock {
 	_Atomic bool nonblock; /* O_NONBLOCK, as far as we were told */
 	_Atomic bool never;    /* stays on the kernel until it is closed */
 	_Atomic bool starved;  /* a call got EAGAIN because of the switch */
+	_Atomic bool asked_room; /* et_conn_want_room() since the last et_ready() */
 	bool closing;          /* lock */
 	bool broken;           /* a demotion failed: as after a reset */
 	bool observed;         /* lock; the daemon has, or had, a copy of the file */
@@ -154,6 +155,9 @@ static inline enum etran_path_reason et_sock_wants_demote(struct et_sock *s, str
 
 	return please ? (enum etran_path_reason)please : et_conn_wants_demote(c);
 }
+
+/* Once per notification: it costs a segment. */
+void et_sock_ask_room(struct et_sock *s, struct et_conn *c);
 
 /* Complete the switches that the daemon has decided. */
 void et_moving_run(void);

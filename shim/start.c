@@ -5,7 +5,7 @@
  * A Go archive starts its runtime from .init_array, which would give every
  * preloaded `ls` five threads. The build renames that section (see
  * shim/CMakeLists.txt), so nothing happens at load, and the entries are called
- * from here when the process opens its first TCP socket.
+ * from here when the process first uses TCP.
  *
  * Go behaves in a library as if the process were its own. Against that:
  *  - signals: the runtime's table of signals is cleared before the start. For

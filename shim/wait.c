@@ -4,6 +4,8 @@
  * only then sleeps; a waker changes something and then looks at the list. The
  * full barriers in wait_begin and wake order the two against each other.
  */
+#include "fdtable.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
@@ -17,9 +19,14 @@ static __thread int own_fd = -1;
 
 static int waiter_fd(void)
 {
-	if (own_fd < 0)
-		own_fd = (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
-	return own_fd;
+	int fd;
+
+	if (own_fd >= 0)
+		return own_fd;
+	fd = (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
+	if (fd >= 0)
+		own_fd = et_fd_hide(fd);
+	return fd < 0 ? fd : own_fd;
 }
 
 int et_wait_begin(struct et_waiter *w)

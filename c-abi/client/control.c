@@ -2,8 +2,10 @@
 #include "control.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "sys.h"
 
@@ -18,6 +20,10 @@ int et_control_connect(const char *run_dir)
 		return -ENAMETOOLONG;
 	memcpy(a.sun_path, run_dir, n);
 	memcpy(a.sun_path + n, name, sizeof(name));
+	/* No descriptor, not even for a moment, where there is no daemon. */
+	err = (int)et_sys6(SYS_faccessat, AT_FDCWD, (long)a.sun_path, F_OK, 0, 0, 0);
+	if (err)
+		return err;
 	fd = (int)et_sys3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return fd;

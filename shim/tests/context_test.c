@@ -24,6 +24,7 @@ static uint32_t rx_producer, rx_consumer, fill_producer, fill_consumer;
 static struct xdp_desc rx_desc[ETRAN_RING_SIZE];
 static uint64_t fill_addr[ETRAN_RING_SIZE];
 static struct etran_pub pub[ETRAN_APP_SLOTS];
+static uint8_t umem[FRAMES * ETRAN_FRAME_SIZE];
 static unsigned ready_calls;
 
 void et_ready(void *user)
@@ -51,8 +52,7 @@ static struct et_conn *setup(void)
 	memset(pub, 0, sizeof(pub));
 	memset(stash, 0, sizeof(stash));
 	memset(x, 0, sizeof(*x));
-	if (!x->umem)
-		x->umem = calloc(FRAMES, ETRAN_FRAME_SIZE);
+	x->umem = umem;
 	x->queues = 1;
 	x->ring_mask = x->fill_mask = ETRAN_RING_SIZE - 1;
 	*q = (struct et_queue){.fd = -1,

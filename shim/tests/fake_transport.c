@@ -261,7 +261,7 @@ ssize_t et_conn_recv(struct et_conn *c, const struct iovec *iov, int iovcnt, boo
 	}
 	r = et_sys_recvmsg(c->fd, &m, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
 	look_for_end(c, r);
-	atomic_store(&c->reported, 0);
+	atomic_store(&c->reported, (uint32_t)et_conn_readable(c));
 	if (fake.demote_every && ++c->reads % fake.demote_every == 0)
 		atomic_store(&c->want, ETRAN_PATH_REQUEST);
 	et_unlock(&c->lock);

@@ -34,8 +34,9 @@ type App struct {
 	pub        *ebpf.Map
 	wake       int // eventfd
 
-	claimMu sync.Mutex // held while rings are made
-	rings   *rings
+	claimMu    sync.Mutex // held while rings are made
+	rings      *rings
+	claimAgain time.Time // not before
 
 	mu      sync.Mutex
 	session *control.Session // nil once lost

@@ -40,10 +40,9 @@ type Manager struct {
 
 	generation atomic.Uint32
 
-	mu       sync.Mutex
-	apps     [abi.MaxApps]*App
-	holders  map[int]*App // by ifindex: who has the queues
-	stopping bool
+	mu      sync.Mutex
+	apps    [abi.MaxApps]*App
+	holders map[int]*App // by ifindex: who has the queues
 }
 
 // NewManager makes a manager for an attached data path.
@@ -64,10 +63,9 @@ func NewManager(c *config.Config, path *datapath.DataPath, log *slog.Logger) (*M
 	if err != nil {
 		return nil, err
 	}
-	m.env = handover.Env{
-		Path: path, Hops: m.hops, Device: m.device, Policy: &c.Policy, Counters: &m.counters,
-		Log: log, NetnsCookie: cookie, NextGeneration: m.nextGeneration,
-	}
+	e := &m.env
+	e.Path, e.Hops, e.Device, e.Policy, e.Counters = path, m.hops, m.device, &c.Policy, &m.counters
+	e.Log, e.DropFilter, e.NetnsCookie, e.NextGeneration = log, path.DropFilter(), cookie, m.nextGeneration
 	for _, d := range path.Devices() {
 		if err := m.hops.SetDevice(hopDevice(d)); err != nil {
 			return nil, err
@@ -236,7 +234,7 @@ func (m *Manager) newApp(s *control.Session, comm string) (*App, abi.PathReason,
 func (m *Manager) addApp(a *App) abi.PathReason {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.stopping {
+	if m.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
 	for id := range m.cfg.Policy.MaxApps {
@@ -287,9 +285,7 @@ const (
 
 // Stop gives every connection back to the kernel.
 func (m *Manager) Stop() {
-	m.mu.Lock()
-	m.stopping = true
-	m.mu.Unlock()
+	m.env.Stopping.Store(true)
 	apps := m.list()
 	var asked []*App
 	for _, a := range apps {
@@ -308,13 +304,15 @@ func (m *Manager) Stop() {
 		a.giveUpRings()
 	}
 	m.space.Close()
+	m.log.Info("all connections are the kernel's", "promotions", m.counters.Promotions.Load(),
+		"stuck", m.counters.Stuck.Load(), "death_unproven", m.counters.DeathUnproven.Load())
 }
 
 func fastConns(apps []*App) int {
 	n := 0
 	for _, a := range apps {
 		for _, s := range a.activeSlots() {
-			if note, ok := s.Note(); !ok || note.Phase == abi.PhaseFast {
+			if !s.OnKernel() {
 				n++
 			}
 		}
@@ -353,7 +351,7 @@ func (m *Manager) awaitKernel(fd int) error {
 		if generation, fast := slot.Generation(); fast && !asked {
 			asked = true
 			a.please(abi.MsgTypePleaseDemote, slot, generation, abi.PathReasonFork)
-		} else if note, ok := slot.Note(); ok && note.Phase != abi.PhaseFast {
+		} else if slot.OnKernel() {
 			return nil
 		}
 	}

@@ -268,7 +268,7 @@ func awaitDemoted(slots []*handover.Slot, result *adminapi.SwitchResult) {
 	deadline := time.Now().Add(switchPatience)
 	for _, s := range slots {
 		for {
-			if n, ok := s.Note(); !ok || n.Phase != abi.PhaseFast {
+			if s.OnKernel() {
 				result.Switched++
 				break
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -23,6 +24,10 @@ const (
 	receiveContext = 0
 	firstRing      = 0
 )
+
+// claimPause keeps a claim that failed from being tried for every connection:
+// it takes long, and they wait for each other.
+const claimPause = 10 * time.Second
 
 // Taps beyond this are refused; an application needs one per sending thread.
 const maxTaps = abi.MaxTaps / abi.MaxApps
@@ -58,11 +63,12 @@ func (a *App) Claim(d handover.Device) (uint16, abi.PathReason) {
 	if !usable {
 		return 0, abi.PathReasonNoDevice
 	}
-	if !a.m.hold(d.Ifindex, a) {
+	if time.Now().Before(a.claimAgain) || !a.m.hold(d.Ifindex, a) {
 		return 0, abi.PathReasonDeviceBusy
 	}
 	if err := a.makeRings(device); err != nil {
 		a.m.unhold(d.Ifindex, a)
+		a.claimAgain = time.Now().Add(claimPause)
 		a.m.log.Warn("application gets no rings", "app", a.id, "device", device.Name, "error", err)
 		if errors.Is(err, xsk.ErrQueueBusy) {
 			return 0, abi.PathReasonDeviceBusy

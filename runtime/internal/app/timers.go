@@ -6,7 +6,6 @@ import (
 	"context"
 	"time"
 
-
 	abi "github.com/etran-go/etran/c-abi"
 )
 
@@ -37,4 +36,3 @@ func (a *App) checkTimers(now time.Time) {
 		}
 	}
 }
-

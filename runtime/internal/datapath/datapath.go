@@ -12,6 +12,8 @@ import (
 	"net"
 	"sync"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -48,11 +50,21 @@ type DataPath struct {
 
 	pins  *pinDir
 	trace link.Link
+	drop  *ebpf.Program
 	log   *slog.Logger
 
 	mu      sync.Mutex
 	devices []*Device
 }
+
+// dropAll keeps every segment from a sleeping socket.
+var dropAll = &ebpf.ProgramSpec{
+	Name: "etran_drop", Type: ebpf.SocketFilter, License: "Dual BSD/GPL",
+	Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+}
+
+// DropFilter is a socket filter that drops everything.
+func (d *DataPath) DropFilter() int { return d.drop.FD() }
 
 // Open loads and attaches everything, or leaves nothing behind.
 func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
@@ -71,6 +83,9 @@ func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
 	}
 	if d.Objects, err = bpf.Load(bpf.LoadOptions{}); err != nil {
 		return d, err
+	}
+	if d.drop, err = ebpf.NewProgram(dropAll); err != nil {
+		return d, fmt.Errorf("load the drop filter: %w", err)
 	}
 	if d.trace, err = d.AttachTrace(); err != nil {
 		return d, err
@@ -212,6 +227,9 @@ func (d *DataPath) Close() {
 	}
 	if d.trace != nil {
 		errs = append(errs, d.trace.Unpin(), d.trace.Close())
+	}
+	if d.drop != nil {
+		errs = append(errs, d.drop.Close())
 	}
 	if d.Objects != nil {
 		errs = append(errs, d.Objects.Close())

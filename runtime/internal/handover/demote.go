@@ -37,6 +37,7 @@ func (s *Slot) Demote(reason abi.PathReason) error {
 	s.setPhase(abi.PhaseFrozen)
 	if s.mem.AwaitPhase(abi.PhaseFrozen, drainPatience) != abi.PhaseDrained {
 		s.env.Counters.Stuck.Add(1)
+		s.env.Log.Warn("program does not take what its rings hold", "slot", s.name(), "waited", drainPatience)
 	}
 	s.giveBack(&conn, reason)
 	s.env.Counters.DemotePause.Add(time.Since(start))

@@ -5,7 +5,6 @@ package handover_test
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -165,21 +164,14 @@ type conn struct {
 	l     *library
 	slot  uint32
 	a     *abi.Aconn
-	sock  *net.TCPConn
 	fd    int
-	file  interface{ Close() error }
 	acked uint32
 }
 
-func (l *library) conn(slot uint32, sock *net.TCPConn) *conn {
-	f, err := sock.File()
-	must(l.t, err)
+func (l *library) conn(slot uint32, sock *raw) *conn {
 	h := l.header()
-	c := &conn{l: l, slot: slot, sock: sock, file: f, fd: int(f.Fd()),
+	return &conn{l: l, slot: slot, fd: sock.fd,
 		a: (*abi.Aconn)(unsafe.Pointer(&l.arena[h.ConnsOffset+uint64(slot)*h.ConnStride]))}
-	must(l.t, unix.SetNonblock(c.fd, true))
-	l.t.Cleanup(func() { f.Close() })
-	return c
 }
 
 func (c *conn) phase() abi.Phase { return abi.Phase(atomic.LoadUint32(&c.a.Phase)) }
@@ -226,7 +218,7 @@ func (c *conn) makeFast() abi.Phase {
 		return p
 	}
 	buf := make([]byte, 64<<10)
-	if n, err := unix.Read(c.fd, buf); err == nil && n > 0 {
+	if n, _, err := unix.Recvfrom(c.fd, buf, unix.MSG_DONTWAIT); err == nil && n > 0 {
 		c.put(c.a.Rcv.Read-uint32(n), buf[:n])
 		c.a.Rcv.Read -= uint32(n)
 	}

@@ -163,8 +163,42 @@ func (w *wire) do(t *testing.T, f func() error) {
 	}
 }
 
-// connect makes a connection between the namespaces: ours and the peer.
-func (w *wire) dial(t *testing.T, accepted bool) (ours, peer *net.TCPConn) {
+// raw is the program's own socket. Go's poller must not watch it: as every
+// poller does, it would see the disconnect in the middle of a demotion.
+type raw struct {
+	fd    int
+	local string
+}
+
+func newRaw(t *testing.T, c net.Conn) *raw {
+	t.Helper()
+	f, err := c.(*net.TCPConn).File()
+	must(t, err)
+	defer f.Close()
+	r := &raw{local: c.LocalAddr().String()}
+	r.fd = must1(t)(unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0))
+	must(t, c.Close())
+	must(t, unix.SetNonblock(r.fd, false))
+	tv := unix.Timeval{Sec: 5}
+	must(t, unix.SetsockoptTimeval(r.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv))
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func (r *raw) Read(b []byte) (int, error)  { return unix.Read(r.fd, b) }
+func (r *raw) Write(b []byte) (int, error) { return unix.Write(r.fd, b) }
+
+func (r *raw) Close() error {
+	fd := r.fd
+	r.fd = -1
+	if fd < 0 {
+		return nil
+	}
+	return unix.Close(fd)
+}
+
+// dial makes a connection between the namespaces: ours and the peer.
+func (w *wire) dial(t *testing.T, accepted bool) (ours *raw, peer *net.TCPConn) {
 	t.Helper()
 	var l net.Listener
 	listen := func(address string) func() error {
@@ -188,9 +222,9 @@ func (w *wire) dial(t *testing.T, accepted bool) (ours, peer *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close(); s.Close() })
 	if accepted {
-		return s.(*net.TCPConn), c.(*net.TCPConn)
+		c, s = s, c
 	}
-	return c.(*net.TCPConn), s.(*net.TCPConn)
+	t.Cleanup(func() { s.Close() })
+	return newRaw(t, c), s.(*net.TCPConn)
 }

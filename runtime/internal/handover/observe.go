@@ -42,6 +42,9 @@ func (s *Slot) refuse(reason abi.PathReason) {
 
 func (s *Slot) observe() abi.PathReason {
 	var reason abi.PathReason
+	if s.env.Stopping.Load() {
+		return abi.PathReasonShutdown
+	}
 	if s.sock, reason = examine(s.fd, s.env.NetnsCookie); reason != abi.PathReasonOk {
 		return reason
 	}
@@ -136,12 +139,10 @@ func (s *Slot) flags() uint32 {
 func (s *Slot) Cancel() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.ended:
-		return ErrPhase
-	case s.phase == abi.PhaseObserving:
+	switch s.phase {
+	case abi.PhaseObserving:
 		s.drop()
-	case s.phase == abi.PhaseRefused: // both at the same time
+	case abi.PhaseRefused: // both at the same time
 	default:
 		return ErrPhase
 	}

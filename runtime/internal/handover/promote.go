@@ -48,6 +48,9 @@ func (s *Slot) Switch() error {
 }
 
 func (s *Slot) promote() abi.PathReason {
+	if s.env.Stopping.Load() {
+		return abi.PathReasonShutdown
+	}
 	if reason := awaitSent(s.fd); reason != abi.PathReasonOk {
 		return reason
 	}
@@ -123,7 +126,7 @@ func (s *Slot) agree(seenEnd seq.Num) (*repair.State, abi.PathReason) {
 // since the dump by a way that XDP does not see.
 func (s *Slot) sleepAfter(dump *repair.State) abi.PathReason {
 	var err error
-	if s.asleep, err = putToSleep(s.fd); err != nil {
+	if s.asleep, err = putToSleep(s.fd, s.env.DropFilter); err != nil {
 		return s.failed(err)
 	}
 	info, err := repair.ReadInfo(s.fd)

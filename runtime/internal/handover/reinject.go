@@ -20,9 +20,6 @@ func (s *Slot) Reinject() error {
 	default:
 		return ErrPhase
 	}
-	if s.ended {
-		return ErrPhase
-	}
 	s.reinjectHeld()
 	s.drop()
 	s.setPhase(abi.PhaseFree)

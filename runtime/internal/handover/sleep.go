@@ -19,12 +19,10 @@ type sleeper struct {
 	filtered               bool
 }
 
-// The filter drops everything without an answer: the peer just sends again.
-var dropAll = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
-
-// putToSleep makes the socket inert. After an error, wakeUp undoes what was
-// done.
-func putToSleep(fd int) (*sleeper, error) {
+// putToSleep makes the socket inert. The filter is a program that drops
+// everything without an answer: the peer just sends again. After an error,
+// wakeUp undoes what was done.
+func putToSleep(fd, dropAll int) (*sleeper, error) {
 	s := new(sleeper)
 	var err error
 	if s.keepalive, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE); err != nil {
@@ -33,7 +31,7 @@ func putToSleep(fd int) (*sleeper, error) {
 	if s.userTimeout, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil {
 		return s, fmt.Errorf("read TCP_USER_TIMEOUT: %w", err)
 	}
-	if err := attachFilter(fd, dropAll); err != nil {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, dropAll); err != nil {
 		return s, fmt.Errorf("attach the drop filter: %w", err)
 	}
 	s.filtered = true

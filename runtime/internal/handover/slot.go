@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -74,8 +75,14 @@ type Env struct {
 	Policy   *config.Policy
 	Counters *counters.Counters
 	Log      *slog.Logger
+	// DropFilter is a socket filter that drops everything. It is loaded once:
+	// a classic filter would be compiled at every switch, which interrupts
+	// all processors.
+	DropFilter int
 	// NetnsCookie is the network namespace that the daemon serves.
 	NetnsCookie uint64
+	// Stopping: nothing is promoted any more.
+	Stopping atomic.Bool
 	// NextGeneration returns a number that no slot had before, never 0.
 	NextGeneration func() uint32
 }

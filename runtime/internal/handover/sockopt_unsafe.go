@@ -20,9 +20,3 @@ func optionLength(fd, level, option, room int) (int, error) {
 	}
 	return int(length), nil
 }
-
-// attachFilter attaches a classic socket filter.
-func attachFilter(fd int, program []unix.SockFilter) error {
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(program)), Filter: unsafe.SliceData(program)})
-}

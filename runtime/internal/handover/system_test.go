@@ -79,16 +79,18 @@ func random(n int) []byte {
 }
 
 // send and expect are the peer's, or ours on the kernel path.
-func send(t *testing.T, c *net.TCPConn, data []byte) {
+func send(t *testing.T, c io.Writer, data []byte) {
 	t.Helper()
 	_, err := c.Write(data)
 	must(t, err)
 }
 
-func expect(t *testing.T, c *net.TCPConn, want []byte) {
+func expect(t *testing.T, c io.Reader, want []byte) {
 	t.Helper()
 	got := make([]byte, len(want))
-	must(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
+	if peer, ok := c.(*net.TCPConn); ok {
+		must(t, peer.SetReadDeadline(time.Now().Add(5*time.Second)))
+	}
 	if n, err := io.ReadFull(c, got); err != nil {
 		t.Fatalf("read %d of %d: %v", n, len(want), err)
 	}
@@ -98,7 +100,7 @@ func expect(t *testing.T, c *net.TCPConn, want []byte) {
 }
 
 // exchange moves data both ways on the kernel path.
-func exchange(t *testing.T, ours, peer *net.TCPConn, n int) {
+func exchange(t *testing.T, ours *raw, peer *net.TCPConn, n int) {
 	t.Helper()
 	data := random(n)
 	send(t, ours, data)
@@ -121,7 +123,7 @@ func fastExchange(t *testing.T, c *conn, peer *net.TCPConn, n int) {
 
 // promote observes and switches, trying again while the peer's
 // acknowledgements are under way.
-func promote(t *testing.T, l *library, c *conn, ours, peer *net.TCPConn) {
+func promote(t *testing.T, l *library, c *conn, ours *raw, peer *net.TCPConn) {
 	t.Helper()
 	for range 50 {
 		if p := c.observe(); p != abi.PhaseObserving {
@@ -163,7 +165,6 @@ func TestPromoteAndDemote(t *testing.T) {
 			exchange(t, ours, peer, 5000)
 		}
 		must(t, ours.Close())
-		must(t, c.file.Close())
 		if n, err := peer.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("%s: peer read %d, %v after our close", name, n, err)
 		}
@@ -230,7 +231,7 @@ func TestSwitchesUnderTraffic(t *testing.T) {
 	// read takes what the kernel has; it fails if for long there is nothing.
 	last := time.Now()
 	read := func() {
-		n, err := unix.Read(c.fd, buf)
+		n, _, err := unix.Recvfrom(c.fd, buf, unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN && time.Since(last) < 5*time.Second {
 			return
 		}
@@ -326,7 +327,7 @@ func TestOneApplicationPerDevice(t *testing.T) {
 	}
 	found := false
 	for _, conn := range h.manager.SS(app.Viewer{All: true}).Conns {
-		if conn.Local == other.LocalAddr().String() {
+		if conn.Local == other.local {
 			found = conn.Path == adminapi.PathKernel && conn.Reason == abi.PathReasonDeviceBusy.String()
 		}
 	}

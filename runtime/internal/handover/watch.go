@@ -42,6 +42,16 @@ func (s *Slot) Generation() (generation uint32, fast bool) {
 	return s.generation, s.phase == abi.PhaseFast
 }
 
+// OnKernel says whether the connection is with the kernel and stays there: it
+// is not fast, and no switch goes on.
+func (s *Slot) OnKernel() bool {
+	if !s.mu.TryLock() {
+		return false
+	}
+	defer s.mu.Unlock()
+	return s.phase != abi.PhaseFast
+}
+
 // Check does the duties of the sleeping socket's timers. It returns why the
 // connection should be demoted, or PathReasonOk.
 func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {

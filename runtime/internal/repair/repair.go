@@ -25,7 +25,6 @@ const (
 
 // State is what the kernel knows of a connection.
 type State struct {
-	Local, Remote netip.AddrPort
 	// RcvNxt is the next octet expected, WriteSeq the one after the last
 	// octet that the program gave: SND.NXT when nothing is in flight.
 	RcvNxt, WriteSeq seq.Num
@@ -61,10 +60,6 @@ type Options struct {
 // be: the receive sequence, which is the one that races, comes first.
 func Dump(fd int) (State, error) {
 	var s State
-	var err error
-	if s.Local, s.Remote, err = Addresses(fd); err != nil {
-		return s, err
-	}
 	info, err := ReadInfo(fd)
 	if err != nil {
 		return s, err

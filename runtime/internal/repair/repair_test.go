@@ -94,9 +94,14 @@ func random(t *testing.T, n int) []byte {
 	return b
 }
 
-func planFrom(s State) *Plan {
+func planFrom(t *testing.T, p *pair, s State) *Plan {
+	t.Helper()
+	local, remote, err := Addresses(p.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &Plan{
-		Local: s.Local, Remote: s.Remote, Options: s.Options, TSOffset: s.TSOffset,
+		Local: local, Remote: remote, Options: s.Options, TSOffset: s.TSOffset,
 		RcvNxt: s.RcvNxt, SndUna: s.WriteSeq,
 		RightEdge: s.RcvNxt.Add(int(s.Window.RcvWnd)),
 		SndWnd:    s.Window.SndWnd, MaxWnd: s.Window.MaxWindow,
@@ -136,7 +141,7 @@ func TestRoundTrip(t *testing.T) {
 				if s.Options != first.Options {
 					t.Fatalf("round %d: options %+v, at first %+v", i, s.Options, first.Options)
 				}
-				rebuild(t, p, planFrom(s), i%2 == 0)
+				rebuild(t, p, planFrom(t, p, s), i%2 == 0)
 				p.exchange(t, random(t, 1000))
 			}
 		})
@@ -180,7 +185,7 @@ func TestUnreadOctetsAreReadAfterwards(t *testing.T) {
 				t.Fatal(err)
 			}
 			before, _ := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-			plan := planFrom(s)
+			plan := planFrom(t, p, s)
 			plan.Unread = unread
 			rebuild(t, p, plan, false)
 			if after, _ := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); after != before {
@@ -217,7 +222,7 @@ func TestInFlightAndUnsent(t *testing.T) {
 			if err := receive(p.peer, data[:seen]); err != nil {
 				t.Fatal(err)
 			}
-			plan := planFrom(s) // as if no acknowledgement had come
+			plan := planFrom(t, p, s) // as if no acknowledgement had come
 			plan.InFlight, plan.Unsent = data[:50000], data[50000:]
 			rebuild(t, p, plan, true)
 			if err := receive(p.peer, data[seen:]); err != nil {
@@ -234,7 +239,7 @@ func TestFailedRebuildLooksLikeAReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan := planFrom(s)
+	plan := planFrom(t, p, s)
 	plan.Options.WindowScale, plan.Options.SndWscale = true, 15 // beyond the limit of RFC 7323
 	if err := plan.Rebuild(p.fd); err == nil {
 		t.Fatal("an impossible window scale was accepted")
