@@ -64,8 +64,8 @@ void et_config_read(void)
 	/* Without a daemon nothing spins, unless the program is to be measured
 	 * on the kernel path. */
 	if (!et_config.promote)
-		et_policy.spin_us = et_config.spin_us != ET_CONFIG_UNSET ? et_config.spin_us
-									 : DEFAULT_SPIN_US;
+		et_policy.spin_us =
+			et_config.spin_us != ET_CONFIG_UNSET ? et_config.spin_us : DEFAULT_SPIN_US;
 	et_config.active = et_config.promote || et_policy.spin_us;
 	errno = saved_errno;
 }

@@ -232,7 +232,11 @@ void et_conn_commit(struct et_conn *c, int fd)
 		c->committed = true;
 		et_unlock(&x->lock);
 	}
-	et_stash_replay(c);
+	/* The acknowledgement in a held frame is lost to XDP. A segment that the
+	 * peer has makes it say so again. */
+	if (et_stash_replay(c) && c->shared->snd.nxt != c->shared->snd.una)
+		et_tx_retransmit(c);
+	et_tx_push(c);
 	et_unlock(et_conn_lock(c));
 }
 
@@ -341,12 +345,15 @@ static int enter(struct et_conn *c)
 	return ET_KERNEL;
 }
 
-/* The program made room: tell a peer that had little of it (RFC 9293 3.8.6.2.2). */
+/* The program made room: tell a peer that has little of it left (RFC 9293 3.8.6.2.2). */
 static void window_update(struct et_conn *c)
 {
-	uint32_t left = c->edge - c->shared->rcv.nxt, size = et_core.arena->rcv_size;
+	uint32_t nxt = c->shared->rcv.nxt, left = c->edge - nxt, most = c->shared->rcv_window;
+	uint32_t room = c->shared->rcv.read + et_core.arena->rcv_size - nxt;
 
-	if (left < size / 2 && c->shared->rcv.read + size - c->edge >= size / 4)
+	if (room > most)
+		room = most;
+	if (left < most / 2 && room - left >= most / 4)
 		et_tx_ack(c, 0);
 }
 

@@ -247,17 +247,21 @@ void et_rx_drain(void)
 	et_unlock(&x->lock);
 }
 
-/* The segment in a held frame, as if it had come now. */
-static void replay_frame(struct et_conn *c, const uint8_t *frame, uint32_t len)
+/*
+ * The segment in a held frame, as if it had come now. True if it acknowledges
+ * something: XDP has not seen that, and we cannot tell it.
+ */
+static bool replay_frame(struct et_conn *c, const uint8_t *frame, uint32_t len)
 {
 	struct headers h;
 
 	if (!parse(frame, len, &h))
-		return;
+		return false;
 	if (h.tcp.fin || h.tcp.rst || h.tcp.syn || h.tcp.urg)
 		et_want(c, control_reason(&h.tcp));
 	if (h.length && !h.tcp.syn && !h.tcp.rst)
 		take_data(c, ntohl(h.tcp.seq), frame + h.payload, h.length);
+	return h.tcp.ack && seq_after(ntohl(h.tcp.ack_seq), c->shared->snd.una);
 }
 
 /* The stashed entry of the slot with the lowest order not below `from`. */
@@ -277,21 +281,23 @@ static struct etran_stash *stash_next(struct et_conn *c, uint32_t from)
 	return best;
 }
 
-void et_stash_replay(struct et_conn *c)
+bool et_stash_replay(struct et_conn *c)
 {
 	struct et_context *x = &et_core.context;
 	uint32_t from = et_core.arena->stash_order - INT32_MAX;
 	struct etran_stash *s;
+	bool acked = false;
 
 	if (!et_lock(&x->lock))
-		return;
+		return false;
 	while ((s = stash_next(c, from))) {
 		from = s->order + 1;
-		replay_frame(c, x->umem + s->addr, s->length);
+		acked |= replay_frame(c, x->umem + s->addr, s->length);
 		/* From a FIN or the like on, the frames stay for the kernel. */
 		if (atomic_load(&c->want) == ETRAN_PATH_OK)
 			__atomic_store_n(&s->state, 0, __ATOMIC_RELEASE);
 	}
 	et_stash_reclaim();
 	et_unlock(&x->lock);
+	return acked;
 }

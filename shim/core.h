@@ -118,8 +118,11 @@ void et_tx_credit(void);
 void et_rx_drain(void);
 /* Frames that the stash no longer needs go back to the spares. */
 void et_stash_reclaim(void);
-/* Feed the held frames of the connection to its receive buffer (commit). */
-void et_stash_replay(struct et_conn *c);
+/*
+ * Feed the held frames of the connection to its receive buffer (commit). True
+ * if one of them acknowledged data of ours.
+ */
+bool et_stash_replay(struct et_conn *c);
 /* A frame waits in some ring. */
 bool et_rx_pending(void);
 

@@ -646,8 +646,7 @@ static int look(struct waiting *w, bool kernel)
 /* Is it the real set's turn, though fast sockets have events? */
 static bool kernel_turn(struct et_epoll *ep, uint64_t now)
 {
-	if (atomic_load(&ep->fast) && ++ep->turns < KERNEL_TURNS &&
-	    now - ep->kernel_ns < KERNEL_NS)
+	if (atomic_load(&ep->fast) && ++ep->turns < KERNEL_TURNS && now - ep->kernel_ns < KERNEL_NS)
 		return false;
 	ep->turns = 0;
 	ep->kernel_ns = now;
@@ -742,7 +741,7 @@ static int wait_events(struct waiting *w, int64_t timeout_ns)
 	if (n)
 		return n;
 	if (timeout_ns == 0)
-		return real_wait(w->epfd, w->events, w->max, 0, w->mask);
+		return kernel && !w->mask ? 0 : real_wait(w->epfd, w->events, w->max, 0, w->mask);
 	w->deadline = et_deadline(w->start, timeout_ns);
 	n = wait_long(w, budget);
 	if (spins)

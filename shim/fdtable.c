@@ -150,6 +150,7 @@ void et_fd_unhide(int fd)
 
 void et_fd_unhide_all(void)
 {
-	for (int fd = et_fd_next(0, ET_FD_MAX); fd >= 0; fd = et_fd_next((uint32_t)fd + 1, ET_FD_MAX))
+	for (int fd = et_fd_next(0, ET_FD_MAX); fd >= 0;
+	     fd = et_fd_next((uint32_t)fd + 1, ET_FD_MAX))
 		et_fd_unhide(fd);
 }

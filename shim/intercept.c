@@ -19,7 +19,8 @@
 					      (long)(e), (long)(f)));                              \
 	}
 
-EARLY(int, socket, (int domain, int type, int protocol), SYS_socket, domain, type, protocol, 0, 0, 0)
+EARLY(int, socket, (int domain, int type, int protocol), SYS_socket, domain, type, protocol, 0, 0,
+      0)
 EARLY(int, listen, (int fd, int backlog), SYS_listen, fd, backlog, 0, 0, 0, 0)
 EARLY(int, accept, (int fd, struct sockaddr *addr, socklen_t *len), SYS_accept, fd, addr, len, 0, 0,
       0)
@@ -70,7 +71,7 @@ EARLY(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *len
       fd, level, name, value, len, 0)
 EARLY(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t len),
       SYS_setsockopt, fd, level, name, value, len, 0)
-EARLY(int, poll, (struct pollfd *fds, nfds_t count, int timeout), SYS_poll, fds, count, timeout, 0,
+EARLY(int, poll, (struct pollfd * fds, nfds_t count, int timeout), SYS_poll, fds, count, timeout, 0,
       0, 0)
 EARLY(int, epoll_create, (int size), SYS_epoll_create, size, 0, 0, 0, 0, 0)
 EARLY(int, epoll_create1, (int flags), SYS_epoll_create1, flags, 0, 0, 0, 0, 0)
@@ -98,8 +99,8 @@ static int early_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *
 
 	if (timeout)
 		copy = *timeout;
-	return (int)et_return(et_sys6(SYS_ppoll, (long)fds, (long)count,
-				      timeout ? (long)&copy : 0, (long)mask, _NSIG / 8, 0));
+	return (int)et_return(et_sys6(SYS_ppoll, (long)fds, (long)count, timeout ? (long)&copy : 0,
+				      (long)mask, _NSIG / 8, 0));
 }
 
 static int early_pselect(int count, fd_set *in, fd_set *out, fd_set *except,

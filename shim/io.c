@@ -9,6 +9,7 @@
 #include "sock.h"
 
 #include <limits.h>
+#include <pthread.h>
 
 #include "epoll.h"
 #include "process.h"
@@ -20,8 +21,9 @@
 #define SEND_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR)
 /* How long a call that must not block waits for a switch under way. */
 #define SETTLE_US 100u
-/* Reads that find data without a flush between them. */
-#define READS_PER_FLUSH 16
+/* Octets read without a flush between: acknowledgements must not wait for a
+ * program that only reads. */
+#define OCTETS_PER_FLUSH 16384u
 #define UIO_MAX 1024
 /* Pieces of a vector that an attempt gets when it begins inside a piece. */
 #define WINDOW 16
@@ -175,6 +177,21 @@ static ssize_t kernel_send(struct call *k, int flags)
 	return stale(k, et_sys_sendmsg(k->fd, &m, flags));
 }
 
+static void cancelled(void *s)
+{
+	et_sock_leave(s);
+}
+
+static __attribute__((noinline)) ssize_t real_call(struct call *k, struct msghdr *m, bool write)
+{
+	const struct iovec *iov = m->msg_iov;
+
+	if (m != k->msg && m->msg_iovlen == 1)
+		return write ? et_real.send(k->fd, iov->iov_base, iov->iov_len, k->flags)
+			     : et_real.recv(k->fd, iov->iov_base, iov->iov_len, k->flags);
+	return write ? et_real.sendmsg(k->fd, m, k->flags) : et_real.recvmsg(k->fd, m, k->flags);
+}
+
 /* Sleep in the call itself: a cancellation point, restarted by the kernel. */
 static ssize_t kernel_sleep(struct call *k, bool write)
 {
@@ -182,17 +199,13 @@ static ssize_t kernel_sleep(struct call *k, bool write)
 	const struct iovec *iov;
 	int n = window(k, &iov, copy), saved_errno = errno;
 	struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
-	struct msghdr *msg = k->msg && !k->done ? k->msg : &m;
 	ssize_t r;
 
 	if (et_unlikely(k->s->broken))
 		return write ? broken_send(k) : broken_recv(k->s);
-	if (msg == &m && n == 1)
-		r = write ? et_real.send(k->fd, iov->iov_base, iov->iov_len, k->flags)
-			  : et_real.recv(k->fd, iov->iov_base, iov->iov_len, k->flags);
-	else
-		r = write ? et_real.sendmsg(k->fd, msg, k->flags)
-			  : et_real.recvmsg(k->fd, msg, k->flags);
+	pthread_cleanup_push(cancelled, k->s);
+	r = real_call(k, k->msg && !k->done ? k->msg : &m, write);
+	pthread_cleanup_pop(0);
 	if (r < 0) {
 		r = -errno;
 		errno = saved_errno;
@@ -239,7 +252,8 @@ static ssize_t fast_recv(struct call *k)
 			r = conn_recv(k, c);
 		}
 		if (et_likely(r >= 0)) {
-			if (++s->unflushed >= READS_PER_FLUSH) {
+			s->unflushed += (uint32_t)r;
+			if (s->unflushed >= OCTETS_PER_FLUSH) {
 				s->unflushed = 0;
 				et_flush();
 			}
@@ -291,8 +305,7 @@ static ssize_t fast_send(struct call *k)
 /* Neither a switch nor spinning is to be had: one system call, as it is. */
 static bool plain(struct call *k)
 {
-	return et_sock_mode(k->s) == ET_MODE_KERNEL && !et_sock_movable(k->s) &&
-	       !et_spin_kernel();
+	return et_sock_mode(k->s) == ET_MODE_KERNEL && !et_sock_movable(k->s) && !et_spin_kernel();
 }
 
 static ssize_t attempt(struct call *k, bool write)
@@ -413,7 +426,8 @@ static ssize_t do_send(struct call *k)
 static ssize_t recv_one(struct et_sock *s, int fd, void *buf, size_t n, int flags)
 {
 	struct iovec iov = {buf, n < SSIZE_MAX ? n : SSIZE_MAX};
-	struct call k = {.s = s, .fd = fd, .flags = flags, .total = iov.iov_len, .at = {&iov, 1, 0}};
+	struct call k = {
+		.s = s, .fd = fd, .flags = flags, .total = iov.iov_len, .at = {&iov, 1, 0}};
 
 	return do_recv(&k);
 }
@@ -421,7 +435,8 @@ static ssize_t recv_one(struct et_sock *s, int fd, void *buf, size_t n, int flag
 static ssize_t send_one(struct et_sock *s, int fd, const void *buf, size_t n, int flags)
 {
 	struct iovec iov = {(void *)buf, n < SSIZE_MAX ? n : SSIZE_MAX};
-	struct call k = {.s = s, .fd = fd, .flags = flags, .total = iov.iov_len, .at = {&iov, 1, 0}};
+	struct call k = {
+		.s = s, .fd = fd, .flags = flags, .total = iov.iov_len, .at = {&iov, 1, 0}};
 
 	return do_send(&k);
 }
@@ -563,9 +578,11 @@ static void give_rights(const struct msghdr *msg)
 
 	if (et_likely(!msg || msg->msg_controllen < sizeof(*c) || !msg->msg_control))
 		return;
-	for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR((struct msghdr *)msg, (struct cmsghdr *)c)) {
+	for (c = CMSG_FIRSTHDR(msg); c;
+	     c = CMSG_NXTHDR((struct msghdr *)msg, (struct cmsghdr *)c)) {
 		const int *fds = (const int *)CMSG_DATA(c);
-		size_t n = c->cmsg_len > CMSG_LEN(0) ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+		size_t n =
+			c->cmsg_len > CMSG_LEN(0) ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
 
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;

@@ -109,9 +109,7 @@ ET_EXPORT int ioctl(int fd, unsigned long request, ...)
 	s = et_sock_enter(fd);
 	if (et_likely(!s))
 		return et_real.ioctl(fd, request, arg);
-	while (et_sock_mode(s) != ET_MODE_FAST && et_sock_mode(s) != ET_MODE_KERNEL)
-		if (et_sock_settle(s, fd, UINT32_MAX))
-			break;
+	et_sock_steady(s, fd);
 	if (et_sock_mode(s) == ET_MODE_FAST && arg)
 		r = fast_ioctl(s, request, arg);
 	if (request == FIOASYNC)
@@ -145,10 +143,11 @@ ET_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen
 
 	if (et_likely(!s))
 		return et_real.setsockopt(fd, level, name, value, len);
+	et_sock_steady(s, fd);
 	/* Reads wait for an amount of data: the fast path does not. */
 	if (level == SOL_SOCKET && name == SO_RCVLOWAT)
 		et_sock_pin_down(s, fd, ETRAN_PATH_OPTION);
-	else if (et_sock_mode(s) != ET_MODE_FAST || !sleeping_option(level, name))
+	else if (!sleeping_option(level, name))
 		et_sock_to_kernel(s, fd, ETRAN_PATH_API);
 	r = et_real.setsockopt(fd, level, name, value, len);
 	if (level == SOL_SOCKET && name == SO_RCVTIMEO)
@@ -187,9 +186,7 @@ ET_EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *le
 
 	if (et_likely(!s))
 		return et_real.getsockopt(fd, level, name, value, len);
-	while (et_sock_mode(s) != ET_MODE_FAST && et_sock_mode(s) != ET_MODE_KERNEL)
-		if (et_sock_settle(s, fd, UINT32_MAX))
-			break;
+	et_sock_steady(s, fd);
 	if (et_sock_mode(s) == ET_MODE_FAST)
 		r = kept_option(s, level, name, value, len);
 	if (r == ET_KERNEL)

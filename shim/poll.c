@@ -271,8 +271,8 @@ ET_EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *tim
 	int r = ET_KERNEL;
 
 	if (!timeout || proper(timeout))
-		r = do_poll(fds, count, timeout ? timeout->tv_sec * NS_PER_S + timeout->tv_nsec : -1,
-			    mask);
+		r = do_poll(fds, count,
+			    timeout ? timeout->tv_sec * NS_PER_S + timeout->tv_nsec : -1, mask);
 	return r == ET_KERNEL ? et_real.ppoll(fds, count, timeout, mask) : (int)et_return(r);
 }
 

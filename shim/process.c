@@ -196,7 +196,8 @@ void et_process_hands_on(void)
 	if (!et_fd_limit)
 		return;
 	atomic_fetch_add(&et_fork_epoch, 1);
-	for (int fd = et_fd_next(0, ET_FD_MAX); fd >= 0; fd = et_fd_next((uint32_t)fd + 1, ET_FD_MAX))
+	for (int fd = et_fd_next(0, ET_FD_MAX); fd >= 0;
+	     fd = et_fd_next((uint32_t)fd + 1, ET_FD_MAX))
 		if (et_fd_is(fd, ET_FD_SOCK) && !(et_sys_fcntl(fd, F_GETFD, 0) & FD_CLOEXEC))
 			et_process_lends(fd);
 	errno = saved_errno;
@@ -245,7 +246,7 @@ static size_t count_args(const char *arg, va_list ap)
 #define LIST_TO_ARGV(argv, arg, ap)                                                                \
 	do {                                                                                       \
 		va_start(ap, arg);                                                                 \
-		argv = alloca((count_args(arg, ap) + 1) * sizeof(*argv));                               \
+		argv = alloca((count_args(arg, ap) + 1) * sizeof(*argv));                          \
 		va_end(ap);                                                                        \
 		va_start(ap, arg);                                                                 \
 		argv[0] = (char *)arg;                                                             \

@@ -14,7 +14,12 @@
 #define WAKE_UP_NS 200000u
 /* Without a waiter a thread may miss a switch: it looks again so often. */
 #define NAP_NS 1000000u
-#define FIRST_RT_SIGNAL 32 /* 32 and 33 are libc's own */
+#define SIG_BIT(sig) (1ull << ((sig) - 1))
+/* Signals that end no sleep: raised by the thread's own instructions, and two
+ * of libc's own. */
+#define SYNCHRONOUS                                                                                \
+	(SIG_BIT(SIGSEGV) | SIG_BIT(SIGBUS) | SIG_BIT(SIGFPE) | SIG_BIT(SIGILL) |                  \
+	 SIG_BIT(SIGTRAP) | SIG_BIT(SIGSYS) | SIG_BIT(SIGABRT) | SIG_BIT(32) | SIG_BIT(33))
 
 static uint32_t spin_cap(void)
 {
@@ -40,7 +45,8 @@ void et_spin_learn(struct et_spin *p, uint64_t gap_ns, bool spun)
 	else if (!spun && gap_ns <= (uint64_t)cap + WAKE_UP_NS)
 		value = cap / 2;
 	else
-		value = gap_ns < (uint64_t)cap * LONG_GAP ? (int64_t)gap_ns : (int64_t)cap * LONG_GAP;
+		value = gap_ns < (uint64_t)cap * LONG_GAP ? (int64_t)gap_ns
+							  : (int64_t)cap * LONG_GAP;
 	p->expect_ns = (uint32_t)(p->expect_ns + (value - (int64_t)p->expect_ns) / 4);
 }
 
@@ -79,8 +85,8 @@ static __attribute__((noinline)) int sleep_for(struct pollfd *fds, nfds_t count,
 	return r;
 }
 
-int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now,
-	     uint64_t deadline, const sigset_t *mask, struct et_file *f, int kind)
+int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now, uint64_t deadline,
+	     const sigset_t *mask, struct et_file *f, int kind)
 {
 	uint64_t left = deadline > now ? deadline - now : 0;
 	struct timespec t = {.tv_sec = (time_t)(left / 1000000000u),
@@ -112,8 +118,7 @@ bool et_signals_restart(void)
 			uint64_t mask;
 		} action;
 
-		if (sig == FIRST_RT_SIGNAL || sig == FIRST_RT_SIGNAL + 1 ||
-		    blocked & 1ull << (sig - 1))
+		if ((blocked | SYNCHRONOUS) & SIG_BIT(sig))
 			continue;
 		if (et_sys6(SYS_rt_sigaction, sig, 0, (long)&action, sizeof(action.mask), 0, 0) < 0)
 			continue;
@@ -154,27 +159,27 @@ static int64_t timeout_of(struct et_wait *w)
 }
 
 /* What need not be known for calls that do not wait. */
-static int begin(struct et_wait *w)
+static void begin(struct et_wait *w)
 {
-	int flags = et_sys_fcntl(w->fd, F_GETFL, 0);
-	int64_t timeout;
+	int64_t timeout = timeout_of(w);
 
-	if (flags >= 0 && flags & O_NONBLOCK) {
-		atomic_store(&w->s->nonblock, true);
-		return -EAGAIN;
-	}
-	timeout = timeout_of(w);
 	w->start = et_now_ns();
 	w->spin_end = w->start;
 	if (timeout > 0)
 		w->deadline = et_deadline(w->start, timeout);
-	if (et_sock_mode(w->s) == ET_MODE_FAST) {
-		et_flush();
+	if (et_sock_mode(w->s) == ET_MODE_FAST || et_spin_kernel())
 		w->spin_end += et_spin_budget(w->spin);
-	} else if (et_spin_kernel()) {
-		w->spin_end += et_spin_budget(w->spin);
-	}
-	return 0;
+}
+
+/* Another process, or a raw system call, may have changed that. */
+static bool nonblocking(struct et_wait *w)
+{
+	int flags = et_sys_fcntl(w->fd, F_GETFL, 0);
+
+	if (flags < 0 || !(flags & O_NONBLOCK))
+		return false;
+	atomic_store(&w->s->nonblock, true);
+	return true;
 }
 
 static bool fast_ready(struct et_wait *w)
@@ -197,8 +202,10 @@ static int sleep_once(struct et_wait *w, uint64_t now)
 
 	mode = et_sock_mode(w->s);
 	if (mode == ET_MODE_FAST && !fast_ready(w)) {
-		int count = et_wait_fds(xsk, ET_SLEEP_FDS - 1);
+		int count;
 
+		et_flush();
+		count = et_wait_fds(xsk, ET_SLEEP_FDS - 1);
 		while ((int)n < count) {
 			p[n] = (struct pollfd){.fd = xsk[n], .events = POLLIN};
 			n++;
@@ -228,15 +235,19 @@ int et_wait_turn(struct et_wait *w)
 {
 	uint64_t now;
 
-	if (!w->start)
-		return begin(w);
+	if (et_sock_mode(w->s) == ET_MODE_FAST)
+		et_flush();
+	if (!w->start) {
+		begin(w);
+		return 0;
+	}
 	now = et_now_ns();
 	if (now < w->spin_end) {
 		et_pause();
 		return 0;
 	}
 	w->spun = w->spin_end > w->start;
-	if (now >= w->deadline)
+	if (now >= w->deadline || nonblocking(w))
 		return -EAGAIN;
 	if (et_sock_mode(w->s) == ET_MODE_KERNEL && !et_sock_movable(w->s))
 		return ET_WAIT_IN_CALL;

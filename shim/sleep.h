@@ -43,8 +43,8 @@ uint64_t et_deadline(uint64_t now, int64_t timeout_ns);
  * here leaves the waiters' list and unpins `f` (may be NULL). Returns ready
  * descriptors, 0, or a negative errno.
  */
-int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now,
-	     uint64_t deadline, const sigset_t *mask, struct et_file *f, int kind);
+int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now, uint64_t deadline,
+	     const sigset_t *mask, struct et_file *f, int kind);
 
 /* Would the kernel restart a system call after the signals that can come now? */
 bool et_signals_restart(void);

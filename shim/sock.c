@@ -418,7 +418,7 @@ static void step(struct et_sock *s, bool quiet)
 
 	if (!c && !due(s))
 		return;
-	if (c && et_conn_progress(c) == ET_WAIT)
+	if (c && et_up() && et_conn_progress(c) == ET_WAIT)
 		return;
 	if (!quiet && !kernel_queue_empty(s))
 		return;
@@ -429,25 +429,21 @@ static void step(struct et_sock *s, bool quiet)
 		/* another thread was faster */
 	} else if (!c) {
 		open_locked(s);
+	} else if (!et_up() || et_conn_progress(c) == ET_GONE) {
+		/* Without a session nobody would answer a request either. */
+		gone_locked(s, c);
 	} else if (et_conn_progress(c) == ET_CAN_SWITCH) {
 		switch_locked(s, c);
-	} else if (et_conn_progress(c) == ET_GONE) {
-		gone_locked(s, c);
 	}
 	et_unlock(&s->lock);
 }
 
 void et_sock_received(struct et_sock *s, size_t n, bool quiet)
 {
-	if (!et_sock_movable(s)) {
-		if (et_up())
-			et_count_kernel(atomic_load(&s->conn), n, 0);
-		et_sock_leave(s);
-		return;
-	}
-	et_count_kernel(atomic_load(&s->conn), n, 0);
+	if (et_up())
+		et_count_kernel(atomic_load(&s->conn), n, 0);
 	s->bytes += n;
-	if (n && s->asked) {
+	if (s->asked) {
 		s->asked = false;
 		s->exchanges++;
 	}
@@ -466,7 +462,7 @@ void et_sock_sent(struct et_sock *s, size_t n)
 void et_sock_leave_quiet(struct et_sock *s, bool quiet)
 {
 	et_sock_step_out(s);
-	if (et_sock_movable(s))
+	if (et_sock_movable(s) || atomic_load_explicit(&s->conn, memory_order_relaxed))
 		step(s, quiet);
 	et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
 }
@@ -596,6 +592,13 @@ int et_sock_settle(struct et_sock *s, int fd, uint32_t timeout_us)
 	}
 }
 
+void et_sock_steady(struct et_sock *s, int fd)
+{
+	while (et_sock_mode(s) != ET_MODE_FAST && et_sock_mode(s) != ET_MODE_KERNEL)
+		if (et_sock_settle(s, fd, UINT32_MAX))
+			return;
+}
+
 void et_sock_to_kernel(struct et_sock *s, int fd, enum etran_path_reason why)
 {
 	for (;;) {
@@ -626,43 +629,12 @@ void et_sock_pin_down(struct et_sock *s, int fd, enum etran_path_reason why)
 	et_sock_step_in(s);
 }
 
-/* ---- what the transport tells us ----------------------------------------- */
-
-void et_ready(void *user)
-{
-	struct et_sock *s = user;
-
-	atomic_store_explicit(&s->asked_room, false, memory_order_relaxed);
-	for (int i = 0; i < ET_SOCK_REGS; i++) {
-		struct et_reg *r = atomic_load(&s->reg[i]);
-
-		if (r)
-			et_reg_kick(r);
-	}
-}
+/* ---- readiness ------------------------------------------------------------ */
 
 void et_sock_ask_room(struct et_sock *s, struct et_conn *c)
 {
 	if (!atomic_exchange(&s->asked_room, true))
 		et_conn_want_room(c);
-}
-
-void et_please(void *user, bool promote, enum etran_path_reason why)
-{
-	for (uint32_t i = 0; i < atomic_load(&pool.used); i++) {
-		struct et_sock *s = et_pool_at(&pool, i);
-
-		if ((user && s != user) || !(uint32_t)atomic_load(&s->file.users))
-			continue;
-		if (promote) {
-			s->next_try = 1;
-			s->next_bytes = 1;
-		} else if (et_sock_mode(s) == ET_MODE_FAST) {
-			atomic_store(&s->please, why);
-			et_ready(s);
-		}
-	}
-	et_wake_all();
 }
 
 short et_sock_ready(struct et_sock *s, struct et_conn *c, short events)
@@ -685,15 +657,25 @@ short et_sock_ready(struct et_sock *s, struct et_conn *c, short events)
 	return ready;
 }
 
+struct et_sock *et_sock_next(uint32_t *i)
+{
+	while (*i < atomic_load(&pool.used)) {
+		struct et_sock *s = et_pool_at(&pool, (*i)++);
+
+		if ((uint32_t)atomic_load(&s->file.users))
+			return s;
+	}
+	return NULL;
+}
+
 /* ---- processes ----------------------------------------------------------- */
 
 void et_sock_after_fork(void)
 {
-	for (uint32_t i = 0; i < atomic_load(&pool.used); i++) {
-		struct et_sock *s = et_pool_at(&pool, i);
+	struct et_sock *s;
+	uint32_t next = 0;
 
-		if (!(uint32_t)atomic_load(&s->file.users))
-			continue;
+	while ((s = et_sock_next(&next))) {
 		s->lock = (struct et_lock){0};
 		atomic_store(&s->never, true);
 		atomic_store(&s->conn, NULL);

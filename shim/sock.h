@@ -64,7 +64,7 @@ struct et_sock {
 	uint64_t bytes;
 	uint64_t next_bytes;
 	uint64_t born;         /* fork epoch at creation, see process.h */
-	uint32_t unflushed;    /* reads since the last flush */
+	uint32_t unflushed;    /* octets read since the last flush */
 
 	/* SO_RCVTIMEO and SO_SNDTIMEO, ns; 0 none, ET_TIMEOUT_UNKNOWN: ask. */
 	_Atomic int64_t timeout[2];
@@ -136,6 +136,8 @@ void et_sock_leave_quiet(struct et_sock *s, bool quiet);
  * 0: look again. -EAGAIN: not yet.
  */
 int et_sock_settle(struct et_sock *s, int fd, uint32_t timeout_us);
+/* The same until the mode is KERNEL or FAST. */
+void et_sock_steady(struct et_sock *s, int fd);
 /*
  * Back to the kernel, for callers inside; returns when that is done. 0, or
  * -EAGAIN: this very thread is in the middle of a switch (signal handler).
@@ -170,6 +172,8 @@ static inline void et_moving_poll(void)
 /* POLLIN, POLLOUT of those asked for, for a caller inside in mode FAST. */
 short et_sock_ready(struct et_sock *s, struct et_conn *c, short events);
 
+/* The next socket in use from number *i on, not pinned; NULL: none is left. */
+struct et_sock *et_sock_next(uint32_t *i);
 /* In the child, after fork. */
 void et_sock_after_fork(void);
 

@@ -32,8 +32,8 @@ static void test_messages(void)
 	char a[3], b[100];
 	struct iovec iov[2] = {{a, 3}, {b, 100}}, out[40];
 	struct sockaddr_in from;
-	struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2, .msg_name = &from,
-			   .msg_namelen = sizeof(from)};
+	struct msghdr m = {
+		.msg_iov = iov, .msg_iovlen = 2, .msg_name = &from, .msg_namelen = sizeof(from)};
 	socklen_t n = sizeof(from);
 	int fds[2];
 

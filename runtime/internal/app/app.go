@@ -145,11 +145,11 @@ func (a *App) run(s *control.Session) {
 func (a *App) handle(s *control.Session, msg control.Message) {
 	switch msg.Type {
 	case abi.MsgTypeDemoteForeign:
-		go a.m.demoteForeign(s, msg.Fd)
+		a.m.demoteForeign(s, msg.Fd) // makes nobody wait but this program
 	case abi.MsgTypeTap:
-		go a.sendTap(s)
+		a.sendTap(s)
 	case abi.MsgTypeRegister:
-		a.m.log.Warn("program registers twice", "app", a.id)
+		a.m.log.Debug("program registers twice", "app", a.id)
 	default:
 		a.handleSlot(msg)
 	}
@@ -158,7 +158,7 @@ func (a *App) handle(s *control.Session, msg control.Message) {
 func (a *App) handleSlot(msg control.Message) {
 	index := msg.Slot.Slot
 	if index < abi.FirstSlot || index >= uint32(abi.FirstSlot+a.m.cfg.Policy.MaxConns) {
-		a.m.log.Warn("program names no slot", "app", a.id, "slot", index)
+		a.m.log.Debug("program names no slot", "app", a.id, "slot", index)
 		if msg.Fd >= 0 {
 			unix.Close(msg.Fd)
 		}
@@ -173,7 +173,7 @@ func (a *App) handleSlot(msg control.Message) {
 	}
 	job := func() {
 		if err := act(slot, msg); err != nil {
-			a.m.log.Warn("request refused", "app", a.id, "slot", index, "type", msg.Type, "error", err)
+			a.m.log.Debug("request refused", "app", a.id, "slot", index, "type", msg.Type, "error", err)
 		}
 	}
 	// Observing may take its time, as the claim of a device does. A switch

@@ -43,6 +43,9 @@ type Manager struct {
 	mu      sync.Mutex
 	apps    [abi.MaxApps]*App
 	holders map[int]*App // by ifindex: who has the queues
+
+	sessions     int
+	userSessions map[uint32]int
 }
 
 // NewManager makes a manager for an attached data path.
@@ -54,7 +57,7 @@ func NewManager(c *config.Config, path *datapath.DataPath, log *slog.Logger) (*M
 	m := &Manager{
 		cfg: c, path: path, space: space, log: log, started: time.Now(),
 		hops:    nexthop.NewTable(path.SetHop),
-		holders: make(map[int]*App),
+		holders: make(map[int]*App), userSessions: make(map[uint32]int),
 	}
 	// A generation of a dead daemon's must not come again while its programs
 	// may still hold it.
@@ -147,6 +150,15 @@ func (m *Manager) list() []*App {
 	return list
 }
 
+// Sessions of one user and of all. Each takes a thread, and anybody may
+// connect.
+const (
+	maxUserSessions = 4 * abi.MaxApps
+	maxSessions     = 16 * abi.MaxApps
+	// Whoever connects says soon what for.
+	firstMessage = 5 * time.Second
+)
+
 // Accept serves programs until the listener is closed.
 func (m *Manager) Accept(l *control.Listener) {
 	for {
@@ -154,35 +166,75 @@ func (m *Manager) Accept(l *control.Listener) {
 		if err != nil {
 			return // closed
 		}
-		go m.serve(s)
+		if !m.admit(s.Peer.Uid) {
+			m.log.Debug("too many sessions", "uid", s.Peer.Uid)
+			unix.Close(s.Peer.Pidfd)
+			s.Close()
+			continue
+		}
+		go func() {
+			defer m.dismiss(s.Peer.Uid)
+			m.serve(s)
+		}()
+	}
+}
+
+func (m *Manager) admit(uid uint32) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sessions >= maxSessions || m.userSessions[uid] >= maxUserSessions {
+		return false
+	}
+	m.sessions++
+	m.userSessions[uid]++
+	return true
+}
+
+func (m *Manager) dismiss(uid uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sessions--
+	if m.userSessions[uid]--; m.userSessions[uid] == 0 {
+		delete(m.userSessions, uid)
 	}
 }
 
 // serve speaks with one process: either it registers as an application, or it
-// only asks for the demotion of a socket that another process owns.
+// only asks for the demotion of sockets that other processes own.
 func (m *Manager) serve(s *control.Session) {
 	defer s.Close()
+	a := m.greet(s)
+	if a == nil {
+		unix.Close(s.Peer.Pidfd)
+		return
+	}
+	a.run(s)
+}
+
+// greet handles messages until the process registers; nil if it does not.
+func (m *Manager) greet(s *control.Session) *App {
+	if err := s.SetPatience(firstMessage); err != nil {
+		return nil
+	}
 	for {
 		msg, err := s.Receive()
 		if err != nil {
-			unix.Close(s.Peer.Pidfd)
-			return
+			return nil
 		}
 		switch msg.Type {
 		case abi.MsgTypeDemoteForeign:
 			m.demoteForeign(s, msg.Fd)
-			continue
 		case abi.MsgTypeRegister:
-			if a := m.register(s, &msg); a != nil {
-				a.run(s)
-				return
+			if err := s.SetPatience(0); err != nil {
+				return nil
 			}
+			return m.register(s, &msg)
+		default:
+			if msg.Fd >= 0 {
+				unix.Close(msg.Fd)
+			}
+			return nil
 		}
-		if msg.Fd >= 0 {
-			unix.Close(msg.Fd)
-		}
-		unix.Close(s.Peer.Pidfd)
-		return
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -100,5 +101,20 @@ func TestPolicy(t *testing.T) {
 		if got != conn.allowed {
 			t.Errorf("%v: allowed %v", conn, got)
 		}
+	}
+}
+
+// The example says what holds without it.
+func TestExampleHasTheDefaults(t *testing.T) {
+	c, err := Parse([]string{"--config", "../../cmd/etrand/etrand.toml"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Interfaces = []Interface{{Name: "eth0"}}
+	// Empty lists are as good as none.
+	c.Policy.Uids, c.Policy.ExcludePorts, c.Policy.ExcludeNetworks = nil, nil, nil
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("%+v, want %+v", c, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,6 +117,15 @@ type Session struct {
 	mu     sync.Mutex // held to send and to close
 	fd     int
 	closed bool
+}
+
+// SetPatience bounds how long Receive waits; 0 is for ever.
+func (s *Session) SetPatience(d time.Duration) error {
+	tv := unix.NsecToTimeval(d.Nanoseconds())
+	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return fmt.Errorf("set receive time-out: %w", err)
+	}
+	return nil
 }
 
 // Receive waits for the next message. It blocks a thread on purpose: nothing

@@ -20,20 +20,21 @@ import (
 // library is the least library that can speak with the daemon: one thread,
 // in-order data only. It plays the L side of the phase machine.
 type library struct {
-	t       *testing.T // that runs now
-	whole   *testing.T // that the library lives for
-	control int
-	app     abi.MsgRegistered
-	rings   abi.MsgRings
-	arena   []byte
-	pub     []byte
-	umem    []byte
-	tap     int
-	rx      ring
-	fill    ring
-	taken   uint32
-	order   uint32
-	stashed int
+	t        *testing.T // that runs now
+	whole    *testing.T // that the library lives for
+	control  int
+	app      abi.MsgRegistered
+	rings    abi.MsgRings
+	arena    []byte
+	pub      []byte
+	umem     []byte
+	tap      int
+	rx       ring
+	fill     ring
+	taken    uint32
+	reported uint32
+	order    uint32
+	stashed  int
 }
 
 // ring is one mapped AF_XDP ring.
@@ -161,11 +162,12 @@ func (l *library) header() *abi.Arena { return (*abi.Arena)(unsafe.Pointer(&l.ar
 
 // conn is one slot as the library sees it.
 type conn struct {
-	l     *library
-	slot  uint32
-	a     *abi.Aconn
-	fd    int
-	acked uint32
+	l      *library
+	slot   uint32
+	a      *abi.Aconn
+	fd     int
+	acked  uint32
+	ackNow bool
 }
 
 func (l *library) conn(slot uint32, sock *raw) *conn {
@@ -222,8 +224,8 @@ func (c *conn) makeFast() abi.Phase {
 		c.put(c.a.Rcv.Read-uint32(n), buf[:n])
 		c.a.Rcv.Read -= uint32(n)
 	}
-	c.acked = c.a.Rcv.Nxt
 	c.replay()
+	c.transmit(nil, 0) // the kernel's window may have been shut
 	return p
 }
 
@@ -277,7 +279,8 @@ func (c *conn) poll() {
 		l.taken++
 		atomic.StoreUint32(l.rx.consumer(), *l.rx.consumer()+1)
 	}
-	if c.a.Rcv.Nxt != c.acked && c.phase() == abi.PhaseFast {
+	const report = abi.RingSize / 4 // frames taken without a word about it
+	if c.phase() == abi.PhaseFast && (c.a.Rcv.Nxt != c.acked || c.ackNow || l.taken-l.reported > report) {
 		c.transmit(nil, 0)
 	}
 }
@@ -288,13 +291,11 @@ func (c *conn) take(m *abi.RxMeta, addr uint64, length uint32) bool {
 		return true
 	}
 	if abi.RxKind(m.Kind) == abi.RxKindData {
-		payload := c.l.umem[addr+uint64(m.Offset):][:m.Length]
-		if skip := c.a.Rcv.Nxt - m.Seq; skip <= uint32(m.Length) {
-			c.accept(payload[skip:])
-		}
+		c.accept(m.Seq, c.l.umem[addr+uint64(m.Offset):][:m.Length])
 		return true
 	}
 	if k := abi.RxKind(m.Kind); k != abi.RxKindHeld && k != abi.RxKindCtl {
+		c.ackNow = c.ackNow || k == abi.RxKindProbe
 		return true
 	}
 	h := c.l.header()
@@ -311,9 +312,16 @@ func (c *conn) take(m *abi.RxMeta, addr uint64, length uint32) bool {
 	return true
 }
 
-func (c *conn) accept(payload []byte) {
-	c.put(c.a.Rcv.Nxt, payload)
-	c.a.Rcv.Nxt += uint32(len(payload))
+// accept takes in-order octets that there is room for: the kernel may have
+// offered the peer more than the buffer holds.
+func (c *conn) accept(seq uint32, payload []byte) {
+	skip := c.a.Rcv.Nxt - seq
+	if skip > uint32(len(payload)) || int(c.a.Rcv.Nxt-c.a.Rcv.Read)+len(payload) > abi.RcvBuf {
+		c.ackNow = true
+		return
+	}
+	c.put(c.a.Rcv.Nxt, payload[skip:])
+	c.a.Rcv.Nxt += uint32(len(payload)) - skip
 }
 
 func (c *conn) put(seq uint32, data []byte) {
@@ -341,10 +349,7 @@ func (c *conn) replay() {
 		ip := c.l.umem[s.Addr+14:]
 		tcp := ip[20:]
 		payload := ip[20+int(tcp[12]>>4)*4 : binary.BigEndian.Uint16(ip[2:])]
-		seq := binary.BigEndian.Uint32(tcp[4:])
-		if skip := c.a.Rcv.Nxt - seq; skip <= uint32(len(payload)) {
-			c.accept(payload[skip:])
-		}
+		c.accept(binary.BigEndian.Uint32(tcp[4:]), payload)
 		c.l.giveFrame(s.Addr)
 		*s = abi.Stash{}
 	}
@@ -414,7 +419,7 @@ func (c *conn) transmit(payload []byte, seq uint32) {
 	if err != nil || n != abi.HeaderRoom+len(payload) {
 		c.l.t.Fatalf("tap took %d octets, %v", n, err)
 	}
-	c.acked = c.a.Rcv.Nxt
+	c.acked, c.ackNow, c.l.reported = c.a.Rcv.Nxt, false, c.l.taken
 }
 
 // onesSum is the sum as it lies in memory.

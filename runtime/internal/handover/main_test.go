@@ -5,44 +5,18 @@ package handover_test
 import (
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
 	"runtime"
-	"syscall"
 	"testing"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/etran-go/etran/runtime/internal/testnet"
 )
 
-// The system tests need a network and a mount namespace of their own, in which
-// every thread of the process lives as the daemon's do: the test binary runs
-// itself there again.
-const insideEnv = "ETRAN_TEST_INSIDE"
-
-func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 || os.Getenv(insideEnv) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "tests in their own namespaces:", err)
-		os.Exit(1)
-	}
-}
-
-func requireInside(t *testing.T) {
-	t.Helper()
-	if os.Getenv(insideEnv) == "" {
-		t.Skip("network namespaces need root")
-	}
-}
+func TestMain(m *testing.M) { testnet.Main(m) }
 
 const (
 	here  = "10.66.0.1"
@@ -55,9 +29,6 @@ type wire struct{ jobs chan func() }
 
 func newWire(t *testing.T) *wire {
 	t.Helper()
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
 	w := &wire{jobs: make(chan func())}
 	t.Cleanup(func() { close(w.jobs) })
 	ready := make(chan error)

@@ -3,14 +3,19 @@
 package handover_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +28,7 @@ import (
 	"github.com/etran-go/etran/runtime/internal/config"
 	"github.com/etran-go/etran/runtime/internal/control"
 	"github.com/etran-go/etran/runtime/internal/datapath"
+	"github.com/etran-go/etran/runtime/internal/testnet"
 )
 
 // host is a daemon in this process, on one end of a wire.
@@ -35,8 +41,9 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	requireInside(t)
+	testnet.Require(t)
 	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
 	h := &host{wire: newWire(t), runDir: dir}
 	c := config.Default()
 	c.RunDir, c.PinDir = dir, filepath.Join(dir, "pins")
@@ -217,7 +224,8 @@ func TestSwitchesUnderTraffic(t *testing.T) {
 	l := newLibrary(t, h.runDir)
 	ours, peer := h.dial(t, true)
 	c := l.conn(42, ours)
-	const total, part = 16 << 20, 16 << 10
+	// A stint on the fast path is short, so that there are many.
+	const total, part, stintSize = 16 << 20, 16 << 10, 64 << 10
 	data := random(total)
 	go func() {
 		for rest := data; len(rest) > 0; rest = rest[part:] {
@@ -255,10 +263,13 @@ func TestSwitchesUnderTraffic(t *testing.T) {
 			continue
 		}
 		promoted++
-		for range 200 {
+		for stint := min(len(got)+stintSize, total); len(got) < stint; {
 			c.poll()
+			if time.Since(last) > 5*time.Second {
+				t.Fatalf("%v stands still", c)
+			}
 			if n := c.a.Rcv.Nxt - c.a.Rcv.Read; n > 0 {
-				got = append(got, c.read(int(n))...)
+				got, last = append(got, c.read(int(n))...), time.Now()
 			}
 		}
 		if p := c.demote(abi.PathReasonRequest); p != abi.PhaseDemoted {
@@ -273,8 +284,8 @@ func TestSwitchesUnderTraffic(t *testing.T) {
 	must(t, err)
 	t.Logf("%d promotions, aborted %v, %d frames held, drops %v, pauses %+v %+v", promoted,
 		stats.PromotionsAborted, l.stashed, stats.Drops, stats.PromotePause, stats.DemotePause)
-	if promoted < 10 {
-		t.Errorf("only %d promotions", promoted)
+	if promoted == 0 {
+		t.Error("never promoted")
 	}
 }
 
@@ -442,6 +453,66 @@ func TestStopDemotesWithoutTheProgram(t *testing.T) {
 	exchange(t, ours, peer, 2000)
 }
 
+// Nobody can take the daemon's threads by connecting again and again.
+func TestSessionsAreBounded(t *testing.T) {
+	h := newHost(t)
+	const many = 400
+	closed := 0
+	for range many {
+		fd := must1(t)(unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0))
+		t.Cleanup(func() { unix.Close(fd) })
+		must(t, unix.Connect(fd, &unix.SockaddrUnix{Name: filepath.Join(h.runDir, control.SocketName)}))
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(poll, 2); err == nil && n > 0 {
+			closed++
+		}
+	}
+	if closed < many/4 {
+		t.Errorf("%d of %d sessions were turned away", closed, many)
+	}
+}
+
+// A process that is not the owner has the owner demote.
+func TestForeignDemotion(t *testing.T) {
+	h := newHost(t)
+	l := newLibrary(t, h.runDir)
+	ours, peer := h.dial(t, false)
+	exchange(t, ours, peer, 100)
+	c := l.conn(65, ours)
+	other := *l
+	other.control = must1(t)(unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0))
+	defer unix.Close(other.control)
+	must(t, unix.Connect(other.control, &unix.SockaddrUnix{Name: filepath.Join(h.runDir, control.SocketName)}))
+	ask := func() {
+		other.send(control.Slot(abi.MsgTypeDemoteForeign, 0, 0, abi.PathReasonFork), c.fd)
+	}
+	answer := func() int32 {
+		var done abi.MsgDone
+		other.receive(&done, abi.MsgTypeDone)
+		return done.Error
+	}
+	ask()
+	if errno := answer(); errno != 0 {
+		t.Errorf("socket on the kernel path: %v", unix.Errno(errno))
+	}
+	promote(t, l, c, ours, peer)
+	ask()
+	var m abi.MsgSlot
+	l.receive(&m, abi.MsgTypePleaseDemote)
+	if m.Slot != c.slot || abi.PathReason(m.Reason) != abi.PathReasonFork {
+		t.Errorf("owner is asked %+v", m)
+	}
+	c.demote(abi.PathReasonFork)
+	if errno := answer(); errno != 0 {
+		t.Errorf("demoted socket: %v", unix.Errno(errno))
+	}
+	promote(t, l, c, ours, peer)
+	ask() // and the owner does not answer
+	if errno := unix.Errno(answer()); errno != unix.ETIMEDOUT {
+		t.Errorf("silent owner: %v", errno)
+	}
+}
+
 func TestKeepaliveDemotes(t *testing.T) {
 	h := newHost(t)
 	l := newLibrary(t, h.runDir)
@@ -458,4 +529,85 @@ func TestKeepaliveDemotes(t *testing.T) {
 	}
 	c.demote(abi.PathReasonKeepalive)
 	exchange(t, ours, peer, 500)
+}
+
+// A program that is killed: the peer gets what it had accepted to send, then
+// what Linux says to the peer of a process that died.
+func TestDeathOfTheProgram(t *testing.T) {
+	h := newHost(t)
+	ours, peer := h.dial(t, false)
+	exchange(t, ours, peer, 100)
+	file := os.NewFile(uintptr(must1(t)(unix.Dup(ours.fd))), "socket")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestDyingProgram$", "-test.v")
+	cmd.Env = append(os.Environ(), dyingEnv+"="+h.runDir)
+	cmd.ExtraFiles = []*os.File{file}
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	must(t, file.Close())
+	must(t, ours.Close())
+	lines := make(chan string)
+	go func() {
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			t.Logf("program: %s", scan.Text())
+			lines <- scan.Text()
+		}
+		close(lines)
+	}()
+	// Its segments during OBSERVE come from us.
+	for line := range lines {
+		if strings.Contains(line, "say something") {
+			send(t, peer, []byte("x"))
+		}
+		if strings.Contains(line, "queued") {
+			break
+		}
+	}
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	expect(t, peer, bytes.Repeat([]byte("last words "), 1000))
+	if n, err := peer.Read(make([]byte, 1)); n != 0 || err != io.EOF && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("after the death: %d octets, %v", n, err)
+	}
+	for deadline := time.Now().Add(3 * time.Second); len(h.manager.Status(app.Viewer{All: true}).Apps) > 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the application is still registered")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+const dyingEnv = "ETRAN_TEST_DYING"
+
+// TestDyingProgram is the program of TestDeathOfTheProgram, in a process of
+// its own.
+func TestDyingProgram(t *testing.T) {
+	runDir := os.Getenv(dyingEnv)
+	if runDir == "" {
+		t.Skip("runs inside TestDeathOfTheProgram")
+	}
+	l := newLibrary(t, runDir)
+	c := l.conn(40, &raw{fd: 3})
+	for {
+		if p := c.observe(); p != abi.PhaseObserving {
+			c.setPhase(abi.PhaseFree)
+			continue
+		}
+		if l.tap < 0 {
+			l.openRings()
+		}
+		fmt.Println("say something")
+		for c.pub().ObsSegs == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if c.makeFast() == abi.PhaseFast {
+			break
+		}
+		c.reinject()
+	}
+	words := bytes.Repeat([]byte("last words "), 1000)
+	c.queue(words)
+	c.push(4000)
+	fmt.Println("queued")
+	time.Sleep(time.Minute)
 }
