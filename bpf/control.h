@@ -12,7 +12,7 @@
 #include "tcp.h"
 
 /* conn->flags that ACTIVATE takes from the daemon. */
-#define CONN_FLAGS_FROM_DUMP (ETRAN_CONN_TIMESTAMPS | ETRAN_CONN_VERIFY_CSUM)
+#define CONN_FLAGS_FROM_DUMP (ETRAN_CONN_TIMESTAMPS | ETRAN_CONN_VERIFY_CSUM | ETRAN_CONN_SACK)
 
 static __always_inline void publish(struct etran_conn *conn, struct etran_pub *pub)
 {
@@ -63,7 +63,7 @@ static __always_inline void conn_take_dump(struct etran_conn *conn, const struct
 		conn->ts_recent = dump->ts_recent;
 		conn->flags |= dump->flags & ETRAN_CONN_TS_VALID;
 	}
-	conn->flags &= ~(CONN_FLAGS_FROM_DUMP | ETRAN_CONN_NOTIFY_ACK);
+	conn->flags &= ~(CONN_FLAGS_FROM_DUMP | ETRAN_CONN_NOTIFY_ACK | ETRAN_CONN_RECOVERY);
 	conn->flags |= dump->flags & CONN_FLAGS_FROM_DUMP;
 	conn->mss = dump->mss;
 	conn->tos = dump->tos;

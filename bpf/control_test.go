@@ -134,11 +134,12 @@ func TestActivate(t *testing.T) {
 		t.Fatalf("from NONE: %v", err)
 	}
 	l.enter(t, abi.FlowStateObserve)
+	setFlags(t, l, abi.ConnRecovery|abi.ConnNotifyAck) // of an earlier life
 	l.arrive(t, with(at(data(5), 3000), func(s *tcp) { s.opts = ts(150, 0) }))
 	l.enter(t, abi.FlowStateHold)
 	l.arrive(t, at(data(10), 3005))
 	dump.Laddr, dump.Held, dump.ObsEnd, dump.State = 1, 99, 99, 99
-	dump.Flags = abi.ConnTimestamps | abi.ConnVerifyCsum | abi.ConnNotifyAck
+	dump.Flags = abi.ConnTimestamps | abi.ConnVerifyCsum | abi.ConnSack | abi.ConnNotifyAck | abi.ConnRecovery
 	got, err := l.Activate(l.index(), connGen, dump)
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +148,7 @@ func TestActivate(t *testing.T) {
 	want.State = uint32(abi.FlowStateActive)
 	want.RcvNxt, want.RcvAdv, want.RcvHigh = 3005, 3100, 3015
 	want.TsRecent = 150 // what ingress saw is newer
-	want.Flags = abi.ConnTimestamps | abi.ConnTsValid | abi.ConnVerifyCsum | abi.ConnObserved
+	want.Flags = abi.ConnTimestamps | abi.ConnTsValid | abi.ConnVerifyCsum | abi.ConnSack | abi.ConnObserved
 	want.Laddr, want.Lport, want.Rport, want.IpId = 0, 0, 0, 0 // not the dump's to say
 	want.App, want.Slot = app, slot
 	want.Held, want.ObsSegs, want.ObsEnd, want.ObsAck, want.ObsMac = 1, 1, 3005, 5000, peerMAC
@@ -155,6 +156,15 @@ func TestActivate(t *testing.T) {
 	p := l.published(t)
 	if p.State != want.State || p.SndUna != 5000 || p.SndLimit != 15000 || p.SndNxt != 5500 || p.RcvNxt != 3005 {
 		t.Errorf("published %+v", p)
+	}
+}
+
+func setFlags(t *testing.T, l *lab, flags uint32) {
+	t.Helper()
+	c := l.conn(t)
+	c.Flags |= flags
+	if err := l.Conns.Put(l.index(), &c); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -22,7 +22,7 @@ var budgets = []struct {
 	xlated   int
 }{
 	{"ingress", func(o *Objects) *ebpf.Program { return o.Ingress }, 40000, 1700},
-	{"egress", func(o *Objects) *ebpf.Program { return o.Egress }, 5000, 1000},
+	{"egress", func(o *Objects) *ebpf.Program { return o.Egress }, 5000, 1200},
 	{"control", func(o *Objects) *ebpf.Program { return o.Control }, 5000, 900},
 	{"pass", func(o *Objects) *ebpf.Program { return o.Pass }, 10, 10},
 	{"redirect_err", func(o *Objects) *ebpf.Program { return o.RedirectErr }, 1000, 200},

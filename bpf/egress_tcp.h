@@ -23,12 +23,17 @@
 #define TCP_MAX_WINDOW_FIELD 65535u
 #define IP_DONT_FRAGMENT 0x4000u
 
-/* IPv4 and TCP octets of every segment we send. */
+/* IPv4 and TCP octets of every segment with payload. */
 #define TCP_OVERHEAD (ETRAN_HEADER_ROOM - ETH_HLEN)
 
 struct tcp_output {
 	const struct etran_tx_header *h;
 	struct etran_conn *conn;
+	/*
+	 * The words of a struct etran_tx_sack in the frame, which become the rest
+	 * of the TCP options in place; NULL if there are none.
+	 */
+	__u32 *sack;
 	__u64 now;
 	/* Decided under the lock, written to the frame after it: */
 	__u32 seq;
@@ -40,11 +45,44 @@ struct tcp_output {
 	__be32 raddr;
 	__be16 lport;
 	__be16 rport;
+	__u16 header; /* octets of the TCP header */
 	__u16 ip_id;
 	__u8 tos;
 	__u8 ttl;
 	bool timestamps;
+	bool sacks; /* negotiated */
 };
+
+/*
+ * The acknowledgement: at most what was delivered (a program must not make the
+ * peer send faster than it receives), never less than was acknowledged.
+ */
+static __always_inline __u32 tcp_next_ack(const struct tcp_output *out)
+{
+	const struct etran_conn *conn = out->conn;
+
+	if (seq_after(out->h->ack, conn->rcv_nxt) && !seq_after(out->h->ack, conn->rcv_high))
+		return out->h->ack;
+	return conn->rcv_nxt;
+}
+
+/* Blocks lie beyond the acknowledgement and inside what was delivered. */
+static __always_inline __u32 tcp_check_sack(const struct tcp_output *out)
+{
+	__u32 ack = tcp_next_ack(out), count = out->sack[0];
+
+	if (!count || count > ETRAN_SACK_BLOCKS)
+		return ETRAN_DROP_TX_SEQ;
+#pragma unroll
+	for (__u32 i = 0; i < ETRAN_SACK_BLOCKS; i++) {
+		/* Unsigned distances from the acknowledgement: nothing wraps. */
+		__u32 start = out->sack[1 + 2 * i] - ack, end = out->sack[2 + 2 * i] - ack;
+
+		if (i < count && (!start || start >= end || end > out->conn->rcv_high - ack))
+			return ETRAN_DROP_TX_SEQ;
+	}
+	return ETRAN_DROP_NONE;
+}
 
 /* Sets the segment's sequence number; returns a drop reason. */
 static __always_inline __u32 tcp_check_send(struct tcp_output *out)
@@ -68,25 +106,12 @@ static __always_inline __u32 tcp_check_send(struct tcp_output *out)
 		return ETRAN_DROP_NONE;
 	}
 	if (!h->length)
-		return ETRAN_DROP_NONE;
+		return out->sack ? tcp_check_sack(out) : ETRAN_DROP_NONE;
 	if (h->seq != conn->snd_nxt)
 		return ETRAN_DROP_TX_SEQ;
 	if (seq_after(end, tcp_send_limit(conn)))
 		return ETRAN_DROP_TX_WINDOW;
 	return ETRAN_DROP_NONE;
-}
-
-/*
- * The acknowledgement: at most what was delivered (a program must not make the
- * peer send faster than it receives), never less than was acknowledged.
- */
-static __always_inline void tcp_update_ack(struct tcp_output *out)
-{
-	struct etran_conn *conn = out->conn;
-
-	if (seq_after(out->h->ack, conn->rcv_nxt) && !seq_after(out->h->ack, conn->rcv_high))
-		conn->rcv_nxt = out->h->ack;
-	out->ack = conn->rcv_nxt;
 }
 
 /*
@@ -125,6 +150,8 @@ static __always_inline void tcp_advance_send(struct tcp_output *out)
 	if (out->h->flags & ETRAN_TX_RETRANSMIT) {
 		conn->retrans++;
 		conn->rtt_start_ns = 0; /* Karn: RFC 6298 3 */
+		if (!(conn->flags & ETRAN_CONN_RECOVERY))
+			tcp_enter_recovery(conn);
 		return;
 	}
 	conn->snd_nxt = out->seq + length;
@@ -140,6 +167,7 @@ static __always_inline void tcp_take_constants(struct tcp_output *out)
 	struct etran_conn *conn = out->conn;
 
 	out->timestamps = conn->flags & ETRAN_CONN_TIMESTAMPS;
+	out->sacks = conn->flags & ETRAN_CONN_SACK;
 	out->tsecr = conn->flags & ETRAN_CONN_TS_VALID ? conn->ts_recent : 0;
 	out->tsoffset = conn->ts_offset;
 	out->laddr = conn->laddr;
@@ -167,7 +195,8 @@ static __always_inline __u32 tcp_send(struct tcp_output *out, struct etran_pub *
 		pub->tx_reason = reason;
 		return reason;
 	}
-	tcp_update_ack(out);
+	out->ack = tcp_next_ack(out);
+	out->conn->rcv_nxt = out->ack;
 	tcp_offer_window(out);
 	tcp_advance_send(out);
 	tcp_take_constants(out);
@@ -181,7 +210,7 @@ static __always_inline __u32 tcp_send(struct tcp_output *out, struct etran_pub *
 static __always_inline void write_ipv4(__be32 *ip, const struct tcp_output *out)
 {
 	struct iphdr *header = (struct iphdr *)ip;
-	__u32 total = TCP_OVERHEAD + out->h->length;
+	__u32 total = sizeof(*header) + out->header + out->h->length;
 	__u64 sum;
 
 	ip[0] = bpf_htonl(0x45000000 | out->tos << 16 | total);
@@ -193,17 +222,33 @@ static __always_inline void write_ipv4(__be32 *ip, const struct tcp_output *out)
 	header->check = ~csum_fold(sum);
 }
 
+/* Returns the sum of the words written. */
+static __always_inline __u64 write_sack(const struct tcp_output *out)
+{
+	__be32 *word = out->sack;
+	__u32 count = out->sacks ? word[0] : 0;
+	__u64 sum;
+
+	word[0] = bpf_htonl(count ? TCP_SACK_WORD | (2 + 8 * count) : TCP_NOPS_WORD);
+	sum = word[0];
+#pragma unroll
+	for (__u32 i = 1; i <= 2 * ETRAN_SACK_BLOCKS; i++) {
+		word[i] = bpf_htonl(i <= 2 * count ? word[i] : TCP_NOPS_WORD);
+		sum += word[i];
+	}
+	return sum;
+}
+
 static __always_inline void write_tcp(__be32 *tcp, const struct tcp_output *out)
 {
 	struct tcphdr *header = (struct tcphdr *)tcp;
 	__u32 flags = TCP_ACK | (out->h->flags & ETRAN_TX_PUSH ? TCP_PSH : 0);
-	__u32 length = TCP_HEADER_SIZE + ETRAN_TCP_OPTIONS;
-	__u64 sum = csum_pseudo(out->laddr, out->raddr, length + out->h->length);
+	__u64 sum = csum_pseudo(out->laddr, out->raddr, out->header + out->h->length);
 
 	tcp[0] = out->lport | (__u32)out->rport << 16;
 	tcp[1] = bpf_htonl(out->seq);
 	tcp[2] = bpf_htonl(out->ack);
-	tcp[3] = bpf_htonl(length / 4 << 28 | flags << 16 | out->window);
+	tcp[3] = bpf_htonl(out->header / 4 << 28 | flags << 16 | out->window);
 	tcp[4] = 0;
 	tcp[5] = bpf_htonl(out->timestamps ? TCP_TIMESTAMP_WORD : TCP_NOPS_WORD);
 	tcp[6] = bpf_htonl(TCP_NOPS_WORD);
@@ -213,6 +258,8 @@ static __always_inline void write_tcp(__be32 *tcp, const struct tcp_output *out)
 		tcp[7] = bpf_htonl(out->tsecr);
 	}
 	sum += (__u64)tcp[0] + tcp[1] + tcp[2] + tcp[3] + tcp[5] + tcp[6] + tcp[7];
+	if (out->sack)
+		sum += write_sack(out);
 	header->check = ~csum_fold(sum + out->h->csum);
 }
 
@@ -229,13 +276,23 @@ static __always_inline __u32 check_hop(const struct etran_hop *hop, __u32 length
 static __always_inline int tcp_egress(struct xdp_md *ctx, const struct request *req,
 				      struct etran_conn *conn, struct etran_pub *pub)
 {
-	struct tcp_output out = { .h = &req->h, .conn = conn };
+	struct tcp_output out = {
+		.h = &req->h,
+		.conn = conn,
+		.header = TCP_HEADER_SIZE + ETRAN_TCP_OPTIONS,
+	};
 	__u32 hop_index = conn->hop, reason;
 	struct etran_hop *hop = bpf_map_lookup_elem(&hops, &hop_index);
 	struct ethhdr *eth = (void *)(long)ctx->data;
 
 	if ((void *)eth + ETRAN_HEADER_ROOM > (void *)(long)ctx->data_end)
 		return drop(ETRAN_DROP_TX_MALFORMED);
+	if (req->h.flags & ETRAN_TX_SACK) {
+		out.sack = (void *)eth + ETRAN_HEADER_ROOM;
+		out.header += sizeof(struct etran_tx_sack);
+		if ((void *)out.sack + sizeof(struct etran_tx_sack) > (void *)(long)ctx->data_end)
+			return drop(ETRAN_DROP_TX_MALFORMED);
+	}
 	reason = check_hop(hop, req->h.length);
 	out.now = bpf_ktime_get_ns();
 

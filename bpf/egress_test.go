@@ -56,6 +56,16 @@ func TestEgressNotAllowed(t *testing.T) {
 		{name: "wrong magic", frame: but(func(h *abi.TxHeader) { h.Magic = abi.Magic }), reason: "tx_malformed"},
 		{name: "shorter than it says", frame: good[:len(good)-1], reason: "tx_malformed"},
 		{name: "longer than it says", frame: append(append([]byte{}, good...), 0), reason: "tx_malformed"},
+		{name: "blocks and payload", frame: append(but(func(h *abi.TxHeader) { h.Flags = abi.TxWithSack }),
+			make([]byte, 28)...), reason: "tx_malformed"},
+		{name: "blocks announced", frame: tapFrame(header(func(h *abi.TxHeader) { h.Flags = abi.TxWithSack }), ""),
+			reason: "tx_malformed"},
+		{name: "blocks cut short", frame: sackFrame(header(nil), blocks(1, [2]uint32{2000, 3000}))[:abi.HeaderRoom+27],
+			reason: "tx_malformed"},
+		{name: "blocks and more", frame: append(sackFrame(header(nil), blocks(1, [2]uint32{2000, 3000})), 0),
+			reason: "tx_malformed"},
+		{name: "blocks not announced", frame: append(tapFrame(header(nil), ""), make([]byte, 28)...),
+			reason: "tx_malformed"},
 		{name: "slot of the rings", frame: but(func(h *abi.TxHeader) { h.Slot = abi.FirstSlot - 1 }), reason: "tx_no_conn"},
 		{name: "slot of another application", frame: but(func(h *abi.TxHeader) { h.Slot = abi.AppSlots }), reason: "tx_no_conn"},
 		{name: "slot far away", frame: but(func(h *abi.TxHeader) { h.Slot = 1<<32 - 1 }), reason: "tx_no_conn"},
@@ -158,6 +168,7 @@ type sending struct {
 	conn  func(*abi.Conn)
 	h     func(*abi.TxHeader)
 	data  string
+	sack  *abi.TxSack // written in place of data
 	wire  func(*sent) // changes to the ordinary segment
 	after func(*abi.Conn)
 	pub   func(*abi.Pub)
@@ -167,7 +178,11 @@ type sending struct {
 func (s sending) run(t *testing.T) {
 	l := active(t, s.conn)
 	published := l.published(t)
-	r := l.write(t, tapFrame(header(s.h), s.data))
+	frame := tapFrame(header(s.h), s.data)
+	if s.sack != nil {
+		frame = sackFrame(header(s.h), *s.sack)
+	}
+	r := l.write(t, frame)
 	if r.verdict != verdictRedirect || r.counted != "" {
 		t.Fatalf("verdict %d, counted %q", r.verdict, r.counted)
 	}
@@ -181,6 +196,9 @@ func (s sending) run(t *testing.T) {
 		seq: 5500, ack: 1000, flags: ack, win: 10000, data: s.data}
 	if s.wire != nil {
 		s.wire(&want)
+	}
+	if !bytes.Equal(got.sack, want.sack) {
+		t.Errorf("options behind the usual: % x, want % x", got.sack, want.sack)
 	}
 	if got.id != want.id || got.data != want.data || fieldsOf(got) != fieldsOf(want) {
 		t.Errorf("on the wire:\n got %+v\nwant %+v", got, want)
@@ -277,7 +295,12 @@ func TestSendWithoutNewData(t *testing.T) {
 	again := func(seq uint32) func(*abi.TxHeader) {
 		return func(h *abi.TxHeader) { h.Seq, h.Flags = seq, abi.TxRetransmit }
 	}
-	karn := func(c *abi.Conn) { c.Retrans, c.RttStartNs = 1, 0 }
+	karn := func(c *abi.Conn) {
+		c.Retrans, c.RttStartNs, c.Recover = 1, 0, 5500
+		c.Flags |= abi.ConnRecovery
+	}
+	// More was sent since recovery began.
+	recovering := func(c *abi.Conn) { c.Flags |= abi.ConnRecovery; c.Recover = 5200 }
 	runSendings(t, []sending{
 		{name: "pure ACK", conn: timing},
 		{name: "pure ACK, whatever sequence it names", h: func(h *abi.TxHeader) { h.Seq = 1 }},
@@ -288,6 +311,9 @@ func TestSendWithoutNewData(t *testing.T) {
 			wire: func(s *sent) { s.seq = 5496 }},
 		{name: "retransmission into a closed window", conn: func(c *abi.Conn) { c.SndWnd = 0 }, h: again(5000),
 			data: "data", after: karn, wire: func(s *sent) { s.seq = 5000 }},
+		{name: "retransmission in recovery", conn: recovering, h: again(5000), data: "data",
+			wire:  func(s *sent) { s.seq = 5000 },
+			after: func(c *abi.Conn) { c.Retrans = 1 }},
 		{name: "keepalive or window probe", h: func(h *abi.TxHeader) { h.Flags = abi.TxProbe },
 			wire: func(s *sent) { s.seq = 4999 }},
 		{name: "asks to be told, without data", h: func(h *abi.TxHeader) { h.Flags = abi.TxNotify },
@@ -312,6 +338,76 @@ func TestAcknowledge(t *testing.T) {
 			wire: func(s *sent) { s.ack = 2 }, pub: func(p *abi.Pub) { p.RcvNxt = 2 },
 			after: func(c *abi.Conn) { c.RcvNxt, c.RcvAdv = 2, 10002 }},
 	})
+}
+
+func TestSendSack(t *testing.T) {
+	// The peer's 1000 … are missing; 3000 to 9000 and more came.
+	delivered := func(c *abi.Conn) { c.RcvHigh, c.Flags = 9000, c.Flags|abi.ConnSack }
+	without := func(flags uint32) func(*abi.Conn) {
+		return func(c *abi.Conn) { delivered(c); c.Flags &^= flags }
+	}
+	a, b, c := [2]uint32{7000, 9000}, [2]uint32{3000, 4001}, [2]uint32{5000, 6000}
+	sacks := func(name string, conn func(*abi.Conn), s abi.TxSack, edges ...[2]uint32) sending {
+		return sending{name: name, conn: conn, sack: &s, wire: func(s *sent) { s.sack = sackOption(edges...) }}
+	}
+	acking := sacks("acknowledges, too", delivered, blocks(1, a), a)
+	acking.h = func(h *abi.TxHeader) { h.Ack = 2000 }
+	acking.wire = func(s *sent) { s.ack, s.sack = 2000, sackOption(a) }
+	acking.after = func(c *abi.Conn) { c.RcvNxt, c.RcvAdv = 2000, 12000 }
+	acking.pub = func(p *abi.Pub) { p.RcvNxt = 2000 }
+	runSendings(t, []sending{
+		sacks("one block", delivered, blocks(1, a), a),
+		sacks("two blocks", delivered, blocks(2, a, b), a, b),
+		sacks("three blocks", delivered, blocks(3, a, b, c), a, b, c),
+		sacks("what lies behind the last block does not matter", delivered, blocks(1, a, [2]uint32{1, 1}), a),
+		sacks("no timestamps", without(abi.ConnTimestamps), blocks(3, a, b, c), a, b, c),
+		sacks("not negotiated", without(abi.ConnSack), blocks(3, a, b, c)),
+		sacks("neither", without(abi.ConnSack|abi.ConnTimestamps), blocks(1, a)),
+		sacks("one octet behind the hole of one octet", delivered, blocks(1, [2]uint32{1001, 1002}), [2]uint32{1001, 1002}),
+		acking,
+	})
+}
+
+// Blocks that say what cannot be. Refused or not does not depend on whether the
+// option was negotiated.
+func TestSackRefused(t *testing.T) {
+	good := [2]uint32{2000, 3000}
+	for _, c := range []struct {
+		name string
+		sack abi.TxSack
+		ack  uint32
+	}{
+		{"no block", blocks(0, good), 1000},
+		{"four blocks", blocks(4, good, good, good), 1000},
+		{"very many blocks", blocks(1<<32-1, good, good, good), 1000},
+		{"empty", blocks(1, [2]uint32{2000, 2000}), 1000},
+		{"end before start", blocks(1, [2]uint32{3000, 2000}), 1000},
+		{"starts at the acknowledgement", blocks(1, [2]uint32{1000, 2000}), 1000},
+		{"starts at the new acknowledgement", blocks(1, good), 2000},
+		{"starts at the acknowledgement that stands", blocks(1, [2]uint32{1000, 2000}), 900},
+		{"starts before the acknowledgement", blocks(1, [2]uint32{999, 2000}), 1000},
+		{"ends beyond what came", blocks(1, [2]uint32{2000, 9001}), 1000},
+		{"longer than half the space", blocks(1, [2]uint32{2000, 999}), 1000},
+		{"far away", blocks(1, [2]uint32{1000 + 1<<31, 1001 + 1<<31}), 1000},
+		{"the second", blocks(2, good, [2]uint32{500, 600}), 1000},
+		{"the third", blocks(3, good, good, [2]uint32{8999, 9001}), 1000},
+	} {
+		for _, flags := range []uint32{0, abi.ConnSack} {
+			t.Run(c.name, func(t *testing.T) {
+				l := active(t, func(c *abi.Conn) { c.RcvHigh, c.Flags = 9000, c.Flags|flags })
+				before := l.published(t)
+				r := l.write(t, sackFrame(header(func(h *abi.TxHeader) { h.Ack = c.ack }), c.sack))
+				if r.verdict != verdictDrop || r.counted != "tx_seq" {
+					t.Errorf("verdict %d, counted %q", r.verdict, r.counted)
+				}
+				sameConn(t, "record", r.after, r.before)
+				before.TxRefused, before.TxReason = 1, uint32(abi.DropReasonTxSeq)
+				if r.pub != before {
+					t.Errorf("published %+v", r.pub)
+				}
+			})
+		}
+	}
 }
 
 func TestOfferWindow(t *testing.T) {

@@ -46,6 +46,7 @@ int egress(struct xdp_md *ctx)
 	struct etran_conn *conn;
 	struct etran_pub *pub;
 	struct request req;
+	__u32 sack;
 
 	if (owner < 0)
 		return drop(ETRAN_DROP_TX_NO_APP);
@@ -53,8 +54,9 @@ int egress(struct xdp_md *ctx)
 		return drop(ETRAN_DROP_TX_MALFORMED);
 	req.h = *(struct etran_tx_header *)data;
 	req.app = owner;
-	if (req.h.magic != (ETRAN_ABI_MAGIC ^ ETRAN_ABI_VERSION) ||
-	    end - data != ETRAN_HEADER_ROOM + req.h.length)
+	sack = req.h.flags & ETRAN_TX_SACK ? sizeof(struct etran_tx_sack) : 0;
+	if (req.h.magic != (ETRAN_ABI_MAGIC ^ ETRAN_ABI_VERSION) || (sack && req.h.length) ||
+	    end - data != ETRAN_HEADER_ROOM + sack + req.h.length)
 		return drop(ETRAN_DROP_TX_MALFORMED);
 	report_consumed(req.app, &req.h);
 	if (req.h.flags & ETRAN_TX_CREDIT)

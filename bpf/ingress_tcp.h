@@ -28,7 +28,7 @@ struct tcp_input {
 	__u64 now;
 	__u32 obstacle; /* see struct sink */
 	bool moved;     /* SND.UNA or the send limit advanced */
-	bool lost;      /* the third duplicate ACK */
+	bool lost;      /* a loss was counted */
 	struct outcome *out;
 };
 
@@ -200,6 +200,28 @@ static __always_inline void tcp_update_rtt(struct tcp_input *in)
 	in->pub->rttvar_us = conn->rttvar_us;
 }
 
+/* The segment at SND.UNA is missing: the library must send it again. */
+static __always_inline void tcp_count_loss(struct tcp_input *in)
+{
+	in->lost = true;
+	in->pub->loss_seq = in->conn->snd_una;
+	in->pub->losses++;
+}
+
+/*
+ * SND.UNA advanced in recovery (RFC 6582 3.2 step 3): all that was in flight is
+ * there, or the next segment is missing, too.
+ */
+static __always_inline void tcp_recover(struct tcp_input *in)
+{
+	struct etran_conn *conn = in->conn;
+
+	if (seq_before(conn->snd_una, conn->recover))
+		tcp_count_loss(in);
+	else
+		conn->flags &= ~ETRAN_CONN_RECOVERY;
+}
+
 /* Fifth step, second half: SND.UNA < SEG.ACK =< SND.NXT advances SND.UNA. */
 static __always_inline void tcp_process_ack(struct tcp_input *in)
 {
@@ -210,6 +232,8 @@ static __always_inline void tcp_process_ack(struct tcp_input *in)
 	conn->snd_una = in->seg->ack;
 	conn->dup_acks = 0;
 	in->moved = true;
+	if (conn->flags & ETRAN_CONN_RECOVERY)
+		tcp_recover(in);
 	if (conn->rtt_start_ns && !seq_before(in->seg->ack, conn->rtt_seq))
 		tcp_update_rtt(in);
 }
@@ -224,11 +248,10 @@ static __always_inline void tcp_count_duplicate_ack(struct tcp_input *in, __u32 
 	    window != conn->snd_wnd)
 		return;
 	conn->dup_acks++;
-	if (conn->dup_acks != TCP_DUP_ACKS)
+	if (conn->dup_acks != TCP_DUP_ACKS || conn->flags & ETRAN_CONN_RECOVERY)
 		return;
-	in->lost = true;
-	in->pub->loss_seq = conn->snd_una;
-	in->pub->losses++;
+	tcp_enter_recovery(conn);
+	tcp_count_loss(in);
 }
 
 static __always_inline void tcp_update_window(struct tcp_input *in, __u32 window)
@@ -396,7 +419,7 @@ static __always_inline int tcp_ingress(struct xdp_md *ctx, const struct frame *f
 	struct outcome out = {};
 	struct segment seg;
 	struct sink sink;
-	struct tcp_input in = { .conn = conn, .seg = &seg, .out = &out };
+	struct tcp_input in = {.conn = conn, .seg = &seg, .out = &out};
 
 	tcp_parse(ctx, f, conn, &seg);
 	if (!sink_open(ctx, conn, index, f->length, &sink))

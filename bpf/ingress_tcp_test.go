@@ -441,7 +441,8 @@ func TestDuplicateAcks(t *testing.T) {
 	runSteps(t, []step{
 		{name: "first", seg: pure(5000, 10000), reason: "consumed", after: counted(1)},
 		{name: "second", conn: counted(1), seg: pure(5000, 10000), reason: "consumed", after: counted(2)},
-		{name: "third", conn: counted(2), seg: pure(5000, 10000), kind: abi.RxKindAck, after: counted(3), pub: lost},
+		{name: "third", conn: counted(2), seg: pure(5000, 10000), kind: abi.RxKindAck, pub: lost,
+			after: func(c *abi.Conn) { c.DupAcks = 3; recovering(5500)(c) }},
 		{name: "fourth", conn: counted(3), seg: pure(5000, 10000), reason: "consumed", after: counted(4)},
 		{name: "nothing in flight", conn: func(c *abi.Conn) { c.SndNxt = 5000 }, seg: pure(5000, 10000),
 			reason: "consumed"},
@@ -453,6 +454,86 @@ func TestDuplicateAcks(t *testing.T) {
 			after: func(c *abi.Conn) { c.SndUna, c.SndWl2, c.DupAcks = 5001, 5001, 0 },
 			pub:   func(p *abi.Pub) { p.SndUna, p.SndLimit = 5001, 15001 }},
 	})
+}
+
+// recovering: a loss is being repaired, up to a sequence number.
+func recovering(recover uint32) func(*abi.Conn) {
+	return func(c *abi.Conn) { c.Flags |= abi.ConnRecovery; c.Recover = recover }
+}
+
+// RFC 6582 3.2.
+func TestRecovery(t *testing.T) {
+	in := recovering(5300) // and 200 octets more were sent since
+	inThird := func(c *abi.Conn) { in(c); c.DupAcks = 2 }
+	una := func(n uint32) func(*abi.Conn) {
+		return func(c *abi.Conn) { c.SndUna, c.SndWl2, c.DupAcks = n, n, 0 }
+	}
+	left := func(n uint32) func(*abi.Conn) {
+		return func(c *abi.Conn) { una(n)(c); c.Flags &^= abi.ConnRecovery }
+	}
+	moved := func(n uint32) func(*abi.Pub) { return func(p *abi.Pub) { p.SndUna, p.SndLimit = n, n+10000 } }
+	lost := func(n uint32) func(*abi.Pub) {
+		return func(p *abi.Pub) { moved(n)(p); p.Losses, p.LossSeq = 1, n }
+	}
+	runSteps(t, []step{
+		{name: "duplicates raise nothing", conn: inThird, seg: pure(5000, 10000), reason: "consumed",
+			after: func(c *abi.Conn) { c.DupAcks = 3 }},
+		{name: "a part", conn: inThird, seg: pure(5100, 10000), kind: abi.RxKindAck, after: una(5100), pub: lost(5100)},
+		{name: "all but one octet", conn: in, seg: pure(5299, 10000), kind: abi.RxKindAck, after: una(5299),
+			pub: lost(5299)},
+		{name: "a part, with data", conn: in, kind: abi.RxKindData, pub: lost(5100),
+			seg:   with(data(3), func(s *tcp) { s.ack = 5100 }),
+			after: func(c *abi.Conn) { una(5100)(c); received(3)(c) }},
+		{name: "a part, asked for", kind: abi.RxKindAck, pub: lost(5100), seg: pure(5100, 10000),
+			conn:  func(c *abi.Conn) { in(c); c.Flags |= abi.ConnNotifyAck },
+			after: func(c *abi.Conn) { una(5100)(c); c.Flags &^= abi.ConnNotifyAck }},
+		{name: "an older ACK", conn: in, seg: pure(4999, 10000), reason: "consumed"},
+		{name: "all", conn: in, seg: pure(5300, 10000), reason: "consumed", after: left(5300), pub: moved(5300)},
+		{name: "more than all", conn: in, seg: pure(5500, 10000), reason: "consumed", after: left(5500),
+			pub: moved(5500)},
+		{name: "around zero, a part", seg: pure(0xfffffff8, 10000), kind: abi.RxKindAck,
+			conn: func(c *abi.Conn) {
+				c.SndUna, c.SndNxt, c.SndWl2 = 0xfffffff0, 20, 0xfffffff0
+				recovering(4)(c)
+			},
+			after: una(0xfffffff8), pub: lost(0xfffffff8)},
+		{name: "no recovery, no loss", conn: func(c *abi.Conn) { c.Recover = 5300 }, seg: pure(5100, 10000),
+			reason: "consumed", after: una(5100), pub: moved(5100)},
+	})
+}
+
+// From loss to repair, as library and peer do it: by duplicate ACKs, and by a
+// time-out, of which the programs see only the retransmission.
+func TestRecoveryOfThreeSegments(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		duplicates int
+	}{{"three duplicate ACKs", 3}, {"time-out", 0}} {
+		t.Run(c.name, func(t *testing.T) {
+			l := active(t, nil)
+			for range c.duplicates {
+				l.arrive(t, pure(5000, 10000))
+			}
+			losses := l.published(t).Losses
+			for _, una := range []uint32{5000, 5100, 5200} {
+				if una != 5000 {
+					r := l.arrive(t, pure(una, 10000))
+					losses++
+					if r.meta == nil || r.pub.Losses != losses || r.pub.LossSeq != una || r.pub.SndUna != una {
+						t.Fatalf("ACK of %d: counted %q, published %+v", una, r.counted, r.pub)
+					}
+				}
+				again := header(func(h *abi.TxHeader) { h.Seq, h.Flags = una, abi.TxRetransmit })
+				if r := l.write(t, tapFrame(again, strings.Repeat("d", 100))); r.verdict != verdictRedirect {
+					t.Fatalf("retransmission of %d: %q", una, r.counted)
+				}
+			}
+			r := l.arrive(t, pure(5500, 10000))
+			if r.counted != "consumed" || r.pub.Losses != losses || r.after.Flags&abi.ConnRecovery != 0 {
+				t.Errorf("at the end: counted %q, flags %x, published %+v", r.counted, r.after.Flags, r.pub)
+			}
+		})
+	}
 }
 
 func TestNotifyAck(t *testing.T) {

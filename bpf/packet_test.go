@@ -177,6 +177,37 @@ func tapFrame(h abi.TxHeader, data string) []byte {
 	return append(f, data...)
 }
 
+// sackFrame is an ACK with selective acknowledgements.
+func sackFrame(h abi.TxHeader, s abi.TxSack) []byte {
+	h.Flags |= abi.TxWithSack
+	return append(tapFrame(h, ""), octets(&s)...)
+}
+
+// blocks are count blocks, at most three of which are given.
+func blocks(count uint32, edges ...[2]uint32) abi.TxSack {
+	s := abi.TxSack{Count: count}
+	for i, e := range edges {
+		s.Block[i].Start, s.Block[i].End = e[0], e[1]
+	}
+	return s
+}
+
+// sackOption is the option as RFC 2018 3 has it, in the room for three blocks.
+func sackOption(edges ...[2]uint32) []byte {
+	o := []byte{1, 1, 5, byte(2 + 8*len(edges))}
+	if len(edges) == 0 {
+		o = nil
+	}
+	for _, e := range edges {
+		o = binary.BigEndian.AppendUint32(o, e[0])
+		o = binary.BigEndian.AppendUint32(o, e[1])
+	}
+	for len(o) < 28 {
+		o = append(o, 1)
+	}
+	return o
+}
+
 // A sent is a frame that egress built, taken apart.
 type sent struct {
 	dmac, smac   [6]byte
@@ -186,7 +217,8 @@ type sent struct {
 	seq, ack     uint32
 	flags        byte
 	win          uint16
-	opts         []byte
+	opts         []byte // those of every segment
+	sack         []byte // those behind them
 	data         string
 }
 
@@ -211,7 +243,7 @@ func parseSent(f []byte) (s sent, err error) {
 		return s, fmt.Errorf("addresses % x", ip[12:20])
 	case checksum(tcp, pseudo(us, peer, len(tcp))) != 0xffff:
 		return s, fmt.Errorf("TCP checksum of % x", tcp)
-	case tcp[12] != 8<<4:
+	case tcp[12] != 8<<4 && tcp[12] != 15<<4:
 		return s, fmt.Errorf("data offset %x", tcp[12])
 	}
 	copy(s.dmac[:], f)
@@ -220,6 +252,6 @@ func parseSent(f []byte) (s sent, err error) {
 	s.sport, s.dport = binary.BigEndian.Uint16(tcp), binary.BigEndian.Uint16(tcp[2:])
 	s.seq, s.ack = binary.BigEndian.Uint32(tcp[4:]), binary.BigEndian.Uint32(tcp[8:])
 	s.flags, s.win = tcp[13], binary.BigEndian.Uint16(tcp[14:])
-	s.opts, s.data = tcp[20:32], string(tcp[32:])
+	s.opts, s.sack, s.data = tcp[20:32], tcp[32:tcp[12]>>2], string(tcp[tcp[12]>>2:])
 	return s, nil
 }

@@ -16,11 +16,14 @@
 
 #define TCP_OPT_EOL 0
 #define TCP_OPT_NOP 1
+#define TCP_OPT_SACK 5
 #define TCP_OPT_TIMESTAMP 8
 #define TCP_OPTLEN_TIMESTAMP 10
 /* NOP, NOP, kind 8, length 10: where everybody puts it (RFC 7323 appendix A). */
 #define TCP_TIMESTAMP_WORD 0x0101080a
 #define TCP_NOPS_WORD 0x01010101
+/* NOP, NOP, kind 5; plus the length (RFC 2018 3). */
+#define TCP_SACK_WORD 0x01010500
 
 /* RFC 7323 2.3: larger shifts are to be treated as 14. */
 #define TCP_MAX_WSCALE 14
@@ -33,6 +36,16 @@ static __always_inline __u32 tcp_send_limit(const struct etran_conn *conn)
 	if (window > ETRAN_FIXED_WINDOW)
 		window = ETRAN_FIXED_WINDOW;
 	return conn->snd_una + window;
+}
+
+/*
+ * What is in flight has lost a segment: until all of it is acknowledged, an ACK
+ * of a part of it tells of another loss (RFC 6582).
+ */
+static __always_inline void tcp_enter_recovery(struct etran_conn *conn)
+{
+	conn->flags |= ETRAN_CONN_RECOVERY;
+	conn->recover = conn->snd_nxt;
 }
 
 static __always_inline __u32 tcp_shift(__u32 wscale)

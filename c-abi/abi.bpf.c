@@ -33,7 +33,8 @@
 	X(etran_sndbuf)                                                                            \
 	X(etran_stash)                                                                             \
 	X(etran_tap)                                                                               \
-	X(etran_tx_header)
+	X(etran_tx_header)                                                                         \
+	X(etran_tx_sack)
 
 #define SHARED_ENUMS(X)                                                                            \
 	X(etran_ctl_op)                                                                            \
@@ -73,6 +74,7 @@ enum etran_limit {
 	LIMIT_OOO_RANGES = ETRAN_OOO_RANGES,
 	LIMIT_HEADER_ROOM = ETRAN_HEADER_ROOM,
 	LIMIT_TCP_OPTIONS = ETRAN_TCP_OPTIONS,
+	LIMIT_SACK_BLOCKS = ETRAN_SACK_BLOCKS,
 	LIMIT_COMM_LEN = ETRAN_COMM_LEN,
 };
 
@@ -82,6 +84,8 @@ enum etran_flag {
 	FLAG_CONN_VERIFY_CSUM = ETRAN_CONN_VERIFY_CSUM,
 	FLAG_CONN_NOTIFY_ACK = ETRAN_CONN_NOTIFY_ACK,
 	FLAG_CONN_OBSERVED = ETRAN_CONN_OBSERVED,
+	FLAG_CONN_SACK = ETRAN_CONN_SACK,
+	FLAG_CONN_RECOVERY = ETRAN_CONN_RECOVERY,
 	FLAG_EVENT_CTL = ETRAN_EVENT_CTL,
 	FLAG_EVENT_TX_ERROR = ETRAN_EVENT_TX_ERROR,
 	FLAG_TX_RETRANSMIT = ETRAN_TX_RETRANSMIT,
@@ -89,6 +93,7 @@ enum etran_flag {
 	FLAG_TX_CREDIT = ETRAN_TX_CREDIT,
 	FLAG_TX_PROBE = ETRAN_TX_PROBE,
 	FLAG_TX_PUSH = ETRAN_TX_PUSH,
+	FLAG_TX_WITH_SACK = ETRAN_TX_SACK, /* Go: TxSack is the structure */
 };
 
 /* Sizes hold the longest text; the compiler warns when one does not fit. */

@@ -86,6 +86,20 @@ static void persist_timer(struct et_conn *c, uint64_t now)
 		et_please(c->user, false, ETRAN_PATH_RTO);
 }
 
+/*
+ * The program waits for room, and the ACK that made it found the ring full: XDP
+ * has moved SND.UNA, but could not say so. Conn lock.
+ */
+static void tell_room(struct et_conn *c)
+{
+	if (!c->want_room || !et_conn_writable(c))
+		return;
+	c->want_room = false;
+	if (c->user)
+		et_ready(c->user);
+	et_wake_all();
+}
+
 /* True while the connection needs the assist. */
 static bool tick_conn(struct et_conn *c, uint64_t now)
 {
@@ -97,7 +111,9 @@ static bool tick_conn(struct et_conn *c, uint64_t now)
 	if (et_phase(c) != ETRAN_PHASE_FAST || !c->committed) {
 		busy = false;
 	} else {
+		et_tx_recover(c);
 		et_tx_push(c);
+		tell_room(c);
 		if (b->nxt != b->una)
 			retransmission_timer(c, now);
 		else if (b->end != b->nxt)
@@ -150,6 +166,10 @@ static void tick_rings(uint64_t now)
 	taken_before = taken;
 }
 
+/*
+ * One turn. Returns the milliseconds until the next, or -1: only when wait()
+ * says so.
+ */
 int et_assist_tick(void)
 {
 	uint64_t now;
@@ -175,7 +195,8 @@ static void open_kick(void)
 		atomic_store(&kick, et_fd_hide(fd));
 }
 
-void et_assist_wait(int timeout_ms)
+/* Sleep until a segment arrives that no thread waits for, or data is in flight. */
+static void wait(int timeout_ms)
 {
 	const struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
 	struct pollfd p[ETRAN_MAX_QUEUES + 1];
@@ -207,4 +228,10 @@ void et_assist_kick(void)
 
 	if (atomic_exchange(&parked, false))
 		et_sys_write(atomic_load(&kick), &one, sizeof(one));
+}
+
+void et_assist_run(void)
+{
+	for (;;)
+		wait(et_assist_tick());
 }

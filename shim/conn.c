@@ -90,7 +90,7 @@ static void reset(struct et_conn *c, void *user)
 static struct et_conn *take_slot(void)
 {
 	static _Atomic uint32_t hint;
-	const uint32_t n = ETRAN_APP_SLOTS - ETRAN_FIRST_SLOT;
+	const uint32_t n = et_core.slots - ETRAN_FIRST_SLOT;
 
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t slot = ETRAN_FIRST_SLOT + atomic_fetch_add(&hint, 1) % n;
@@ -426,6 +426,8 @@ void et_conn_want_room(struct et_conn *c)
 		return;
 	et_tx_push(c);
 	et_tx_ack(c, ETRAN_TX_NOTIFY);
+	c->want_room = true;
+	et_assist_arm(c);
 	et_unlock(et_conn_lock(c));
 }
 

@@ -90,8 +90,12 @@ static void take_data(struct et_conn *c, uint32_t seq, const uint8_t *data, uint
 	case RCV_HOLE:
 	case RCV_DUPLICATE:
 		/* One ACK for each: the peer counts duplicates (RFC 5681 4.2). */
+		c->recent = seq;
 		if (c->committed)
 			et_tx_ack(c, 0);
+		/* The segment may have acknowledged only a part (RFC 6582). */
+		if (__atomic_load_n(&c->pub->losses, __ATOMIC_RELAXED) != c->losses)
+			et_tx_queue(c);
 		break;
 	case RCV_NO_ROOM:
 		break;
@@ -272,8 +276,8 @@ static struct etran_stash *stash_next(struct et_conn *c, uint32_t from)
 	for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++) {
 		struct etran_stash *s = &et_core.stash[i];
 
-		if (!s->addr || !s->state || s->slot != c->slot ||
-		    s->generation != c->generation || seq_before(s->order, from))
+		if (!s->addr || !s->state || s->slot != c->slot || s->generation != c->generation ||
+		    seq_before(s->order, from))
 			continue;
 		if (!best || seq_before(s->order, best->order))
 			best = s;

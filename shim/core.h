@@ -61,7 +61,8 @@ struct et_conn {
 
 	bool committed;   /* conn lock: FAST and taken over */
 	bool ack_now;     /* context lock: the peer must hear from us */
-	bool want_room;   /* program waits for room */
+	bool want_room;   /* conn lock: program waits for room */
+	uint32_t recent;  /* context lock: first octet of the last segment beyond a hole */
 	uint32_t acked;   /* last acknowledgement sent */
 	uint32_t edge;    /* right edge last offered */
 	uint32_t losses;  /* pub->losses acted upon */
@@ -83,6 +84,7 @@ struct et_core {
 	int tap;     /* -1 */
 	int wake;    /* eventfd the daemon writes */
 	uint32_t app;
+	uint32_t slots; /* below this number; the daemon's quota */
 	struct etran_arena *arena;
 	struct etran_stash *stash;
 	const struct etran_pub *pub;
@@ -101,11 +103,14 @@ enum et_tx { ET_TX_OK, ET_TX_WINDOW, ET_TX_STOPPED, ET_TX_ERROR };
 
 /* tx.c ------------------------------------------------------------------- */
 enum et_tx et_tx_data(struct et_conn *c, uint32_t seq, uint32_t n, uint32_t flags);
+/* With selective acknowledgements if the caller holds the context lock. */
 void et_tx_ack(struct et_conn *c, uint32_t flags);
 /* Send what the windows allow; conn lock. */
 void et_tx_push(struct et_conn *c);
 /* Send the first unacknowledged segment again; conn lock. */
 void et_tx_retransmit(struct et_conn *c);
+/* The same, if XDP has counted a loss since the last time; conn lock. */
+void et_tx_recover(struct et_conn *c);
 /* Put the connection on the flush list. */
 void et_tx_queue(struct et_conn *c);
 void et_tx_credit(void);
@@ -146,5 +151,6 @@ _Static_assert(offsetof(struct etran_aconn, waiters) == offsetof(struct etran_ac
 void et_assist_arm(struct et_conn *c);
 /* The rings have come: sleep on them from now on. */
 void et_assist_kick(void);
+int et_assist_tick(void);
 
 #endif

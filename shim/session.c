@@ -74,12 +74,13 @@ static int attach(int sock, const struct etran_msg_registered *m, const int *fds
 	et_sys_close(fds[0]);
 	et_sys_close(fds[1]);
 	if (!a || !pub || !arena_valid(a, m->arena_size) ||
-	    m->pub_size < ETRAN_APP_SLOTS * sizeof(*pub)) {
+	    m->slots <= ETRAN_FIRST_SLOT || m->slots > ETRAN_APP_SLOTS || m->pub_size < ETRAN_APP_SLOTS * sizeof(*pub)) {
 		et_sys_close(fds[2]);
 		return -EPROTO;
 	}
 	et_core.pub = pub;
 	et_core.app = m->app;
+	et_core.slots = m->slots;
 	et_core.wake = et_fd_hide(fds[2]);
 	et_core.control = sock;
 	attach_conns(a);

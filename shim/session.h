@@ -27,15 +27,10 @@ int et_session_step(int fd, int timeout_ms);
 void et_session_close(int fd);
 
 /*
- * One turn of the assist: acknowledges, retransmits, probes and starts
- * demotions for a program that does not call in. Returns the milliseconds
- * until it wants to be called again, or -1: only when et_assist_wait returns.
+ * The assist: acknowledges, retransmits, probes and starts demotions for a
+ * program that does not call in. Never returns: a thread that comes back into
+ * Go every few milliseconds keeps the whole runtime awake.
  */
-int et_assist_tick(void);
-/*
- * Sleep until there is something to assist (a segment arrived and no thread
- * took it, or data is in flight), or timeout_ms.
- */
-void et_assist_wait(int timeout_ms);
+void et_assist_run(void) __attribute__((noreturn));
 
 #endif

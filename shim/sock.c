@@ -15,6 +15,8 @@
 #define MAX_MOVING 128
 /* Exchanges to wait after a failed promotion or a demotion; doubles. */
 #define FIRST_BACK_OFF 64u
+/* So many sends without an answer are a one-way stream. */
+#define ONE_WAY_SENDS 16
 #define LAST_BACK_OFF (1u << 20)
 /* The same for sockets that only send or only receive. */
 #define BYTES_PER_EXCHANGE 16384u
@@ -443,6 +445,7 @@ void et_sock_received(struct et_sock *s, size_t n, bool quiet)
 	if (et_up())
 		et_count_kernel(atomic_load(&s->conn), n, 0);
 	s->bytes += n;
+	s->sends = 0;
 	if (s->asked) {
 		s->asked = false;
 		s->exchanges++;
@@ -456,7 +459,12 @@ void et_sock_sent(struct et_sock *s, size_t n)
 		et_count_kernel(atomic_load(&s->conn), 0, n);
 	s->bytes += n;
 	s->asked = true;
-	et_sock_leave(s);
+	/* The best moment is when an answer has come: nothing is in flight then.
+	 * But some programs only send. */
+	if (++s->sends < ONE_WAY_SENDS)
+		et_sock_leave(s);
+	else
+		et_sock_leave_quiet(s, false);
 }
 
 void et_sock_leave_quiet(struct et_sock *s, bool quiet)

@@ -59,6 +59,7 @@ struct et_sock {
 	/* Policy: plain words, a lost update delays a promotion. */
 	bool asked;            /* octets were sent since the last ones came */
 	uint32_t exchanges;    /* answers received */
+	uint32_t sends;        /* since the last answer */
 	uint32_t next_try;     /* exchanges at which to try again */
 	uint32_t back_off;     /* exchanges to wait after the next failure */
 	uint64_t bytes;

@@ -22,8 +22,8 @@ _Static_assert(offsetof(struct frame, payload) == ETRAN_HEADER_ROOM, "payload fo
 /* Octets the program's buffer can still take, from `ack` on. */
 static uint32_t offered_window(const struct et_conn *c, uint32_t ack)
 {
-	uint32_t edge = __atomic_load_n(&c->shared->rcv.read, __ATOMIC_RELAXED) +
-			et_core.arena->rcv_size;
+	uint32_t edge =
+		__atomic_load_n(&c->shared->rcv.read, __ATOMIC_RELAXED) + et_core.arena->rcv_size;
 	uint32_t wnd = seq_before(ack, edge) ? edge - ack : 0;
 
 	return wnd < c->shared->rcv_window ? wnd : c->shared->rcv_window;
@@ -72,8 +72,8 @@ static enum et_tx verdict(struct et_conn *c, uint32_t end, bool fresh)
 enum et_tx et_tx_data(struct et_conn *c, uint32_t seq, uint32_t n, uint32_t flags)
 {
 	struct frame f;
-	const uint8_t *data = snd_view(&c->shared->snd, c->snd_ring, et_core.arena->snd_size, seq,
-				       n, f.payload);
+	const uint8_t *data =
+		snd_view(&c->shared->snd, c->snd_ring, et_core.arena->snd_size, seq, n, f.payload);
 	ssize_t done;
 
 	fill_header(c, &f.h, flags);
@@ -94,15 +94,45 @@ enum et_tx et_tx_data(struct et_conn *c, uint32_t seq, uint32_t n, uint32_t flag
 	return verdict(c, seq + n, !(flags & ETRAN_TX_RETRANSMIT));
 }
 
+/*
+ * What lies beyond the first hole (RFC 2018 4): first the range with the latest
+ * segment, then from the right, where segments have come last. Context lock.
+ */
+static void fill_sack(const struct et_conn *c, struct etran_tx_sack *s)
+{
+	const struct etran_rcvbuf *b = &c->shared->rcv;
+	const struct etran_range *latest = NULL;
+
+	s->count = 0;
+	for (uint32_t i = 0; i < b->ranges; i++)
+		if (!seq_before(c->recent, b->range[i].start) &&
+		    seq_before(c->recent, b->range[i].end))
+			latest = &b->range[i];
+	if (latest)
+		s->block[s->count++] = *latest;
+	for (uint32_t i = b->ranges; i > 0 && s->count < ETRAN_SACK_BLOCKS; i--)
+		if (&b->range[i - 1] != latest)
+			s->block[s->count++] = b->range[i - 1];
+}
+
 void et_tx_ack(struct et_conn *c, uint32_t flags)
 {
 	struct frame f;
+	size_t n = ETRAN_HEADER_ROOM;
 
+	if (et_lock_mine(&et_core.context.lock) && c->shared->rcv.ranges) {
+		struct etran_tx_sack sack = {0};
+
+		fill_sack(c, &sack);
+		memcpy(f.payload, &sack, sizeof(sack));
+		n += sizeof(sack);
+		flags |= ETRAN_TX_SACK;
+	}
 	fill_header(c, &f.h, flags);
 	f.h.seq = c->shared->snd.nxt;
 	f.h.length = 0;
 	f.h.csum = 0;
-	if (et_sys_write(et_core.tap, &f, ETRAN_HEADER_ROOM) < 0)
+	if (et_sys_write(et_core.tap, &f, n) < 0)
 		et_want(c, ETRAN_PATH_TX_ERROR);
 }
 
@@ -185,18 +215,27 @@ void et_tx_queue(struct et_conn *c)
 	et_unlock(&et_core.flush_lock);
 }
 
-/* Three duplicate ACKs (RFC 5681 3.2): once per loss that XDP counted. */
-static void fast_retransmit(struct et_conn *c)
+/*
+ * Three duplicate ACKs (RFC 5681 3.2) or, after a retransmission for whatever
+ * reason, an ACK of a part of what was in flight then (RFC 6582 3.2): once per
+ * loss that XDP counted.
+ */
+void et_tx_recover(struct et_conn *c)
 {
-	uint32_t losses = __atomic_load_n(&c->pub->losses, __ATOMIC_RELAXED);
+	uint32_t losses = __atomic_load_n(&c->pub->losses, __ATOMIC_ACQUIRE);
 
-	if (losses == c->losses || !et_trylock(et_conn_lock(c)))
+	if (losses == c->losses)
 		return;
 	c->losses = losses;
-	if (et_phase(c) == ETRAN_PHASE_FAST &&
-	    __atomic_load_n(&c->pub->loss_seq, __ATOMIC_RELAXED) == c->pub->snd_una)
+	if (__atomic_load_n(&c->pub->loss_seq, __ATOMIC_RELAXED) ==
+	    __atomic_load_n(&c->pub->snd_una, __ATOMIC_RELAXED))
 		et_tx_retransmit(c);
-	et_unlock(et_conn_lock(c));
+}
+
+static bool more_to_send(const struct et_conn *c)
+{
+	return c->shared->snd.nxt != c->shared->snd.end ||
+	       __atomic_load_n(&c->pub->losses, __ATOMIC_RELAXED) != c->losses;
 }
 
 static void flush_one(struct et_conn *c)
@@ -204,11 +243,13 @@ static void flush_one(struct et_conn *c)
 	atomic_store(&c->queued, false);
 	if (!c->committed || et_phase(c) != ETRAN_PHASE_FAST)
 		return;
-	fast_retransmit(c);
-	/* More to send, and an ACK has made room: the data carries our ACK. */
-	if (c->shared->snd.nxt != c->shared->snd.end && et_trylock(et_conn_lock(c))) {
-		if (et_phase(c) == ETRAN_PHASE_FAST)
+	/* A segment is missing, or more to send and an ACK has made room: the
+	 * data carries our ACK. If the lock is taken, the assist does it. */
+	if (more_to_send(c) && et_trylock(et_conn_lock(c))) {
+		if (et_phase(c) == ETRAN_PHASE_FAST) {
+			et_tx_recover(c);
 			et_tx_push(c);
+		}
 		et_unlock(et_conn_lock(c));
 	}
 	if (c->ack_now || c->acked != c->shared->rcv.nxt)

@@ -76,10 +76,6 @@ func session() {
 }
 
 // assist looks after connections whose program is busy elsewhere.
-func assist() {
-	for {
-		C.et_assist_wait(C.et_assist_tick())
-	}
-}
+func assist() { C.et_assist_run() }
 
 func main() {}

@@ -5,14 +5,17 @@
  * handed out twice.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/if_ether.h>
 #include <linux/if_xdp.h>
 #include <netinet/ip.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "core.h"
+#include "session.h"
 #include "unit.h"
 
 #define FRAMES (ETRAN_RING_SIZE + ETRAN_STASH_SIZE)
@@ -26,6 +29,7 @@ static uint64_t fill_addr[ETRAN_RING_SIZE];
 static struct etran_pub pub[ETRAN_APP_SLOTS];
 static uint8_t umem[FRAMES * ETRAN_FRAME_SIZE];
 static unsigned ready_calls;
+static int wire = -1; /* what was written to the tap */
 
 void et_ready(void *user)
 {
@@ -88,6 +92,21 @@ static struct et_conn *setup(void)
 	c->acked = ISN;
 	atomic_store(&et_core.up, true);
 	atomic_store(&et_core.rings_up, true);
+	return c;
+}
+
+/* As setup, with a tap that can be read: one packet per write. */
+static struct et_conn *setup_wire(void)
+{
+	struct et_conn *c = setup();
+	int pair[2];
+
+	if (wire >= 0)
+		et_sys_close(wire);
+	REQUIRE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0);
+	et_sys_close(et_core.tap);
+	et_core.tap = pair[0];
+	wire = pair[1];
 	return c;
 }
 
@@ -173,6 +192,198 @@ TEST(data_in_any_order)
 	frames_add_up();
 }
 
+/* The next frame written to the tap. */
+struct sent {
+	ssize_t size; /* -EAGAIN: none */
+	struct etran_tx_header h;
+	struct etran_tx_sack sack; /* count 0: none */
+};
+
+static struct sent next_sent(void)
+{
+	struct sent s = {0};
+	uint8_t f[ETRAN_FRAME_SIZE];
+
+	s.size = et_sys_read(wire, f, sizeof(f));
+	if (s.size < (ssize_t)ETRAN_HEADER_ROOM)
+		return s;
+	memcpy(&s.h, f, sizeof(s.h));
+	if (s.h.flags & ETRAN_TX_SACK) {
+		CHECK_EQ(s.size, ETRAN_HEADER_ROOM + sizeof(s.sack));
+		CHECK_EQ(s.h.length, 0);
+		memcpy(&s.sack, f + ETRAN_HEADER_ROOM, sizeof(s.sack));
+	} else {
+		CHECK_EQ(s.size, ETRAN_HEADER_ROOM + s.h.length);
+	}
+	return s;
+}
+
+/* One segment arrives; blocks, in octets from the ISN, are what is said of it. */
+static void expect_sack(uint32_t at, const char *text, uint32_t count, const uint32_t *edges)
+{
+	struct sent s;
+
+	deliver(ETRAN_RX_DATA, ISN + at, text, 0);
+	CHECK_EQ(et_rx_poll(), 1);
+	s = next_sent();
+	REQUIRE(s.size > 0);
+	CHECK_EQ(s.h.ack, ISN);
+	CHECK_EQ(s.sack.count, count);
+	for (uint32_t i = 0; i < count; i++) {
+		CHECK_EQ(s.sack.block[i].start - ISN, edges[2 * i]);
+		CHECK_EQ(s.sack.block[i].end - ISN, edges[2 * i + 1]);
+	}
+	CHECK_EQ(next_sent().size, -EAGAIN);
+}
+
+TEST(hole_is_answered_with_blocks)
+{
+	struct et_conn *c = setup_wire();
+
+	/* Around sequence number 0, which is ISN + 4096. */
+	expect_sack(4090, "0123456789", 1, (uint32_t[]){4090, 4100});
+	expect_sack(2000, "ab", 2, (uint32_t[]){2000, 2002, 4090, 4100});
+	/* At the end of a range, at its beginning, inside of one. */
+	expect_sack(4100, "xyz", 2, (uint32_t[]){4090, 4103, 2000, 2002});
+	expect_sack(1998, "yz", 2, (uint32_t[]){1998, 2002, 4090, 4103});
+	expect_sack(4095, "567", 2, (uint32_t[]){4090, 4103, 1998, 2002});
+	expect_sack(1000, "a", 3, (uint32_t[]){1000, 1001, 4090, 4103, 1998, 2002});
+	/* More than there is room for: the lowest is left out. */
+	expect_sack(3000, "a", 3, (uint32_t[]){3000, 3001, 4090, 4103, 1998, 2002});
+	expect_sack(1001, "b", 3, (uint32_t[]){1000, 1002, 4090, 4103, 3000, 3001});
+	CHECK_EQ(c->shared->rcv.ranges, 4);
+	frames_add_up();
+}
+
+TEST(filled_hole_is_answered_without_blocks)
+{
+	struct et_conn *c = setup_wire();
+	struct sent s;
+
+	expect_sack(5, "world", 1, (uint32_t[]){5, 10});
+	deliver(ETRAN_RX_DATA, ISN, "hello", 0);
+	CHECK_EQ(et_rx_poll(), 1);
+	et_flush();
+	s = next_sent();
+	CHECK_EQ(s.size, ETRAN_HEADER_ROOM);
+	CHECK_EQ(s.h.ack, ISN + 10);
+	CHECK_EQ(s.sack.count, 0);
+	/* A duplicate: nothing lies beyond. */
+	deliver(ETRAN_RX_DATA, ISN, "hello", 0);
+	CHECK_EQ(et_rx_poll(), 1);
+	CHECK_EQ(next_sent().size, ETRAN_HEADER_ROOM);
+	expect(c, "helloworld");
+}
+
+TEST(ack_without_the_context_lock_has_no_blocks)
+{
+	struct et_conn *c = setup_wire();
+
+	expect_sack(5, "world", 1, (uint32_t[]){5, 10});
+	et_tx_ack(c, 0);
+	CHECK_EQ(next_sent().size, ETRAN_HEADER_ROOM);
+}
+
+/* Segments of ten octets in flight. */
+static void in_flight(struct et_conn *c, unsigned segments)
+{
+	struct etran_sndbuf *b = &c->shared->snd;
+	struct etran_pub *p = &pub[SLOT];
+
+	c->shared->mss = 10;
+	b->base = b->una = ISN;
+	b->nxt = b->end = p->snd_nxt = ISN + segments * 10;
+	p->snd_una = ISN;
+	p->snd_limit = ISN + 65536;
+}
+
+/* XDP: an ACK up to `una` tells of a loss there. */
+static void lose(uint32_t una)
+{
+	pub[SLOT].snd_una = pub[SLOT].loss_seq = una;
+	pub[SLOT].losses++;
+}
+
+static void expect_retransmission(uint32_t seq)
+{
+	struct sent s = next_sent();
+
+	REQUIRE(s.size > 0);
+	CHECK_EQ(s.h.seq - ISN, seq - ISN);
+	CHECK_EQ(s.h.length, 10);
+	CHECK(s.h.flags & ETRAN_TX_RETRANSMIT);
+	CHECK_EQ(next_sent().size, -EAGAIN);
+}
+
+TEST(each_loss_is_repaired_once)
+{
+	struct et_conn *c = setup_wire();
+
+	in_flight(c, 5);
+	for (uint32_t una = ISN; una != ISN + 30; una += 10) {
+		lose(una);
+		deliver(ETRAN_RX_ACK, ISN, "", 0);
+		CHECK_EQ(et_rx_poll(), 1);
+		et_flush();
+		expect_retransmission(una);
+		et_tx_queue(c);
+		et_flush();
+		CHECK_EQ(next_sent().size, -EAGAIN);
+	}
+	/* By the time we look, it has been acknowledged. */
+	lose(ISN + 30);
+	pub[SLOT].snd_una = ISN + 50;
+	et_tx_queue(c);
+	et_flush();
+	CHECK_EQ(next_sent().size, -EAGAIN);
+}
+
+TEST(loss_told_by_a_segment_beyond_a_hole)
+{
+	struct et_conn *c = setup_wire();
+
+	in_flight(c, 2);
+	lose(ISN + 10);
+	expect_sack(5, "world", 1, (uint32_t[]){5, 10});
+	et_flush();
+	expect_retransmission(ISN + 10);
+	CHECK_EQ(c->losses, 1);
+}
+
+TEST(loss_found_while_the_connection_is_busy)
+{
+	struct et_conn *c = setup_wire();
+
+	in_flight(c, 2);
+	et_assist_arm(c);
+	lose(ISN);
+	et_tx_queue(c);
+	c->shared->owner = 1; /* another thread */
+	et_flush();
+	CHECK_EQ(next_sent().size, -EAGAIN);
+	c->shared->owner = 0;
+	et_assist_tick();
+	expect_retransmission(ISN);
+}
+
+/* The ACK that makes room moves SND.UNA, but does not come to us. */
+TEST(room_is_told_without_an_ack)
+{
+	struct et_conn *c = setup_wire();
+
+	in_flight(c, ETRAN_SND_BUF / 10);
+	et_conn_want_room(c);
+	CHECK_EQ(next_sent().h.flags, ETRAN_TX_NOTIFY);
+	ready_calls = 0;
+	et_assist_tick();
+	CHECK_EQ(ready_calls, 0);
+	pub[SLOT].snd_una = c->shared->snd.end;
+	et_assist_tick();
+	CHECK_EQ(ready_calls, 1);
+	et_assist_tick();
+	CHECK_EQ(ready_calls, 1);
+}
+
 TEST(other_generation_is_dropped)
 {
 	struct et_conn *c = setup();
@@ -250,6 +461,13 @@ TEST(many_rounds_keep_all_frames)
 int main(void)
 {
 	RUN(data_in_any_order);
+	RUN(hole_is_answered_with_blocks);
+	RUN(filled_hole_is_answered_without_blocks);
+	RUN(ack_without_the_context_lock_has_no_blocks);
+	RUN(each_loss_is_repaired_once);
+	RUN(loss_told_by_a_segment_beyond_a_hole);
+	RUN(loss_found_while_the_connection_is_busy);
+	RUN(room_is_told_without_an_ack);
 	RUN(other_generation_is_dropped);
 	RUN(held_frames_are_replayed_in_order);
 	RUN(control_frame_is_kept_and_asks_for_demotion);

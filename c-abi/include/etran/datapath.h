@@ -17,6 +17,7 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
+#include "arena.h"
 #include "limits.h"
 
 /* State of a flow; changed only by the control program. */
@@ -51,6 +52,8 @@ struct etran_flow_key {
 #define ETRAN_CONN_VERIFY_CSUM 0x0004u /* device does not vouch for checksums */
 #define ETRAN_CONN_NOTIFY_ACK 0x0008u /* owner waits for SND.UNA to advance */
 #define ETRAN_CONN_OBSERVED 0x0010u   /* OBSERVE has seen at least one segment */
+#define ETRAN_CONN_SACK 0x0020u       /* selective acknowledgements negotiated */
+#define ETRAN_CONN_RECOVERY 0x0040u   /* RFC 6582: a loss below `recover` is being repaired */
 
 /*
  * The private record of a connection (map `conns`). Written by the eBPF
@@ -123,7 +126,8 @@ struct etran_conn {
 	__u16 slot;
 	__u16 ip_id; /* written by egress */
 	__u16 pad1;
-	__u32 pad2[2];
+	__u32 recover; /* SND.NXT when RECOVERY began; written by both directions */
+	__u32 pad2;
 
 	/* What OBSERVE saw of the peer. */
 	__u8 obs_mac[6]; /* source MAC of the last segment */
@@ -149,8 +153,8 @@ struct etran_pub {
 	__u32 snd_nxt;
 	__u32 rcv_nxt;    /* last acknowledged */
 	__u32 events;     /* ETRAN_EVENT_* */
-	__u32 loss_seq;   /* SND.UNA at the last third duplicate ACK */
-	__u32 losses;     /* how many times three duplicate ACKs were counted */
+	__u32 loss_seq;   /* SND.UNA when the last loss was counted */
+	__u32 losses;     /* third duplicate ACKs, and partial ACKs after them (RFC 6582) */
 	__u32 tx_errors;  /* frames refused by the device */
 	__u32 tx_errno;   /* last error, positive errno */
 	__u32 tx_refused; /* tap frames the egress program refused */
@@ -181,7 +185,7 @@ enum etran_rx_kind {
 	ETRAN_RX_HELD = 2,
 	/* FIN, RST, SYN, URG …: whole frame, to be stashed; then demote */
 	ETRAN_RX_CTL = 3,
-	/* no payload: SND.UNA or the window moved, or three duplicate ACKs */
+	/* no payload: SND.UNA or the window moved, or a loss was counted */
 	ETRAN_RX_ACK = 4,
 	/* no payload: the peer must be answered with an ACK now */
 	ETRAN_RX_PROBE = 5,
@@ -204,8 +208,9 @@ struct etran_rx_meta {
 #define ETRAN_TX_RETRANSMIT 0x1u /* seq lies in [SND.UNA, SND.NXT) */
 #define ETRAN_TX_NOTIFY 0x2u     /* deliver the next ACK that moves SND.UNA or the window */
 #define ETRAN_TX_CREDIT 0x4u     /* send nothing: the frame only reports credit */
-#define ETRAN_TX_PROBE 0x8u      /* zero-length segment with SEQ = SND.UNA-1 (keepalive, persist) */
-#define ETRAN_TX_PUSH 0x10u      /* set PSH */
+#define ETRAN_TX_PROBE 0x8u /* zero-length segment with SEQ = SND.UNA-1 (keepalive, persist) */
+#define ETRAN_TX_PUSH 0x10u /* set PSH */
+#define ETRAN_TX_SACK 0x20u /* no payload; struct etran_tx_sack lies in its place */
 
 /*
  * In front of the payload in a frame written to a tap, at the start of the
@@ -218,12 +223,25 @@ struct etran_tx_header {
 	__u32 generation;
 	__u32 flags;
 	__u32 seq;
-	__u32 ack;      /* next octet the library expects; clamped to what was delivered */
-	__u32 wnd;      /* octets from `ack` the library has room for */
-	__u32 ring;     /* ring that `consumed` is about */
+	__u32 ack; /* next octet the library expects; clamped to what was delivered */
+	__u32 wnd; /* octets from `ack` the library has room for */
+	__u32 ring; /* ring that `consumed` is about */
 	__u32 consumed; /* descriptors taken from that ring since it began, modulo 2^32 */
-	__u16 length;   /* payload octets */
-	__u16 csum;     /* one's complement sum (not inverted) of the payload, as in memory */
+	__u16 length; /* payload octets */
+	__u16 csum; /* one's complement sum (not inverted) of the payload, as in memory */
+};
+
+#define ETRAN_SACK_BLOCKS 3u
+
+/*
+ * What the library has beyond `ack`: an ACK with selective acknowledgements
+ * (RFC 2018). The egress program turns it into the option, or into NOPs if the
+ * option was not negotiated: both have the same size. It lies directly behind
+ * the ETRAN_HEADER_ROOM octets, unaligned, and the frame ends with it.
+ */
+struct etran_tx_sack {
+	__u32 count; /* of blocks, at least one */
+	struct etran_range block[ETRAN_SACK_BLOCKS];
 };
 
 /*

@@ -150,13 +150,27 @@ type Constants struct {
 	Mss, RcvWindow, Keepalive, UserTimeout uint32
 }
 
-// Start fills the words of a connection about to become fast.
-func (s Slot) Start(c Constants, sndNxt, rcvNxt uint32) {
+// Data is where the two streams of a connection begin, and the octets that
+// the buffers have at first.
+type Data struct {
+	SndUna, SndNxt uint32
+	RcvNxt         uint32
+	// Unacked are the octets from SndUna on, in flight or not sent yet.
+	Unacked []byte
+	// Unread are the octets in front of RcvNxt.
+	Unread []byte
+}
+
+// Start fills the words and buffers of a connection about to become fast. The
+// buffers must have room for the data.
+func (s Slot) Start(c Constants, d Data) {
 	w := s.aconn()
 	w.Mss, w.RcvWindow = c.Mss, c.RcvWindow
 	w.Keepalive, w.UserTimeout = c.Keepalive, c.UserTimeout
-	w.Snd.Base, w.Snd.Una, w.Snd.Nxt, w.Snd.End = sndNxt, sndNxt, sndNxt, sndNxt
-	w.Rcv.Base, w.Rcv.Read, w.Rcv.Nxt, w.Rcv.Ranges = rcvNxt, rcvNxt, rcvNxt, 0
+	w.Snd.Base, w.Snd.Una, w.Snd.Nxt = d.SndUna, d.SndUna, d.SndNxt
+	w.Snd.End = d.SndUna + uint32(copy(s.sndRing(), d.Unacked))
+	w.Rcv.Base = d.RcvNxt - uint32(copy(s.rcvRing(), d.Unread))
+	w.Rcv.Read, w.Rcv.Nxt, w.Rcv.Ranges = w.Rcv.Base, d.RcvNxt, 0
 }
 
 // Claim names the slot's generation and ring, before OBSERVING.
@@ -198,13 +212,16 @@ func (s Slot) Words() Words {
 
 // CopySnd copies n octets from sequence `from` out of the send ring.
 func (s Slot) CopySnd(base, from uint32, n int) []byte {
-	return copyRing(s.a.mem[s.buffers():][:abi.SndBuf], from-base, n)
+	return copyRing(s.sndRing(), from-base, n)
 }
 
 // CopyRcv copies n octets from sequence `from` out of the receive ring.
 func (s Slot) CopyRcv(base, from uint32, n int) []byte {
-	return copyRing(s.a.mem[s.buffers()+abi.SndBuf:][:abi.RcvBuf], from-base, n)
+	return copyRing(s.rcvRing(), from-base, n)
 }
+
+func (s Slot) sndRing() []byte { return s.a.mem[s.buffers():][:abi.SndBuf] }
+func (s Slot) rcvRing() []byte { return s.a.mem[s.buffers()+abi.SndBuf:][:abi.RcvBuf] }
 
 func (s Slot) buffers() uint64 {
 	return s.a.layout.Buffers + uint64(s.index)*s.a.layout.BufferStride

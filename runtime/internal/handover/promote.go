@@ -51,9 +51,6 @@ func (s *Slot) promote() abi.PathReason {
 	if s.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
-	if reason := awaitSent(s.fd); reason != abi.PathReasonOk {
-		return reason
-	}
 	seen, err := s.setState(abi.FlowStateHold)
 	if err != nil {
 		return s.failed(err)
@@ -75,30 +72,42 @@ func (s *Slot) promote() abi.PathReason {
 	if reason := s.sleepAfter(dump); reason != abi.PathReasonOk {
 		return reason
 	}
-	return s.activate(dump)
+	queues, reason := s.takeQueues(dump)
+	if reason != abi.PathReasonOk {
+		return reason
+	}
+	return s.activate(dump, &queues)
+}
+
+// takeQueues empties the kernel socket if it has unacknowledged data: with any,
+// its timers would run on. What it had goes to the library's buffers.
+func (s *Slot) takeQueues(dump *repair.State) (q repair.Queues, reason abi.PathReason) {
+	unacked, err := unix.IoctlGetInt(s.fd, unix.SIOCOUTQ)
+	if err != nil {
+		return q, s.failed(err)
+	}
+	if unacked == 0 {
+		return q, abi.PathReasonOk
+	}
+	if unacked > abi.SndBuf {
+		return q, abi.PathReasonUnsent
+	}
+	q, rebuilt, err := repair.Take(s.fd, s.sock.local, s.sock.remote, dump, maxUnread, unacked)
+	if err == nil {
+		return q, abi.PathReasonOk
+	}
+	if rebuilt {
+		s.env.Log.Error("connection lost: the kernel socket could not be emptied",
+			"slot", s.name(), "local", s.sock.local, "remote", s.sock.remote, "error", err)
+		repair.Abandon(s.fd)
+	}
+	return q, s.failed(err)
 }
 
 // failed logs what cannot be told by a reason.
 func (s *Slot) failed(err error) abi.PathReason {
 	s.env.Log.Warn("switch failed", "slot", s.name(), "error", err)
 	return abi.PathReasonSyscall
-}
-
-// awaitSent waits until the peer has acknowledged everything: then no timer of
-// the socket runs, and SND.UNA = SND.NXT.
-func awaitSent(fd int) abi.PathReason {
-	for deadline := time.Now().Add(settleTime); ; nap() {
-		queued, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
-		if err != nil {
-			return abi.PathReasonSyscall
-		}
-		if queued == 0 {
-			return abi.PathReasonOk
-		}
-		if time.Now().After(deadline) {
-			return abi.PathReasonUnsent
-		}
-	}
 }
 
 // agree reads the socket's state until the kernel has received exactly what
@@ -143,28 +152,52 @@ func (s *Slot) sleepAfter(dump *repair.State) abi.PathReason {
 }
 
 // activate fills record and arena, and starts the fast path.
-func (s *Slot) activate(dump *repair.State) abi.PathReason {
+func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 	record := s.conn
-	if err := s.fillRecord(&record, dump); err != nil {
-		return s.failed(err)
+	if err := s.fillRecord(&record, dump, q); err != nil {
+		return s.undo(dump, q, err)
 	}
 	window, err := receiveWindow(s.fd, dump.Options.RcvWscale)
 	if err != nil {
-		return s.failed(err)
+		return s.undo(dump, q, err)
 	}
 	s.mem.Start(arena.Constants{
 		Mss: uint32(record.Mss), RcvWindow: window,
 		Keepalive: uint32(s.asleep.keepalive), UserTimeout: uint32(s.asleep.userTimeout),
-	}, record.SndNxt, record.RcvNxt)
+	}, arena.Data{
+		SndUna: record.SndUna, SndNxt: record.SndNxt, RcvNxt: record.RcvNxt,
+		Unacked: append(q.InFlight, q.Unsent...), Unread: q.Unread,
+	})
 	if _, err := s.env.Path.Activate(s.index(), s.generation, &record); err != nil {
-		return s.failed(err)
+		return s.undo(dump, q, err)
 	}
 	s.sock.options = dump.Options
 	s.conn, s.state = record, abi.FlowStateActive
 	return abi.PathReasonOk
 }
 
-func (s *Slot) fillRecord(c *abi.Conn, d *repair.State) error {
+// undo puts what takeQueues took back into the kernel socket.
+func (s *Slot) undo(dump *repair.State, q *repair.Queues, cause error) abi.PathReason {
+	if len(q.InFlight)+len(q.Unsent) == 0 {
+		return s.failed(cause)
+	}
+	p := &repair.Plan{
+		Local: s.sock.local, Remote: s.sock.remote, Options: dump.Options, TSOffset: dump.TSOffset,
+		RcvNxt: dump.RcvNxt, Unread: q.Unread,
+		RightEdge: seq.Num(dump.Window.RcvWup + dump.Window.RcvWnd),
+		SndUna:    q.SndUna(dump), InFlight: q.InFlight, Unsent: q.Unsent,
+		SndWnd: dump.Window.SndWnd, MaxWnd: dump.Window.MaxWindow,
+	}
+	if err := s.restore(p, true, s.asleep.keepalive, s.asleep.userTimeout); err != nil {
+		s.env.Log.Error("connection lost: a switch could not be undone",
+			"slot", s.name(), "local", s.sock.local, "remote", s.sock.remote, "error", err)
+		repair.Abandon(s.fd)
+	}
+	s.asleep = nil
+	return s.failed(cause)
+}
+
+func (s *Slot) fillRecord(c *abi.Conn, d *repair.State, q *repair.Queues) error {
 	tos, err := unix.GetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_TOS)
 	if err != nil {
 		return err
@@ -173,14 +206,17 @@ func (s *Slot) fillRecord(c *abi.Conn, d *repair.State) error {
 	if err != nil {
 		return err
 	}
-	c.SndUna, c.SndNxt = uint32(d.WriteSeq), uint32(d.WriteSeq)
+	c.SndUna, c.SndNxt = uint32(q.SndUna(d)), uint32(q.SndNxt(d))
 	c.SndWnd, c.MaxWnd = d.Window.SndWnd, max(d.Window.MaxWindow, d.Window.SndWnd)
-	c.SndWl1, c.SndWl2 = d.Window.SndWl1, uint32(d.WriteSeq)
+	c.SndWl1, c.SndWl2 = d.Window.SndWl1, c.SndUna
 	c.RcvNxt, c.RcvHigh = uint32(d.RcvNxt), uint32(d.RcvNxt)
 	// The right edge never moves back, even if the kernel's window shrank.
 	c.RcvAdv = uint32(seq.Max(seq.Num(d.Window.RcvWup+d.Window.RcvWnd), d.RcvNxt))
 	c.SndWscale, c.RcvWscale = d.Options.SndWscale, d.Options.RcvWscale
 	c.TsOffset = d.TSOffset
+	if d.Options.SACK {
+		c.Flags |= abi.ConnSack
+	}
 	c.Tos, c.Ttl = uint8(tos), uint8(ttl)
 	c.Mss = uint16(segmentSize(d, s.device.MTU))
 	return nil
