@@ -4,10 +4,13 @@
  *
  *   kernel ──► fill ring ──► frame ──► RX ring ──► here ──► receive buffer
  *      ▲                                            │ (HELD, CTL: stash)
- *      └──────────── address, or a spare ◄──────────┘
+ *      └─────────── posted again, or spare ◄────────┘
  *
- * A queue's fill ring and RX ring together always hold ETRAN_RING_SIZE frames,
- * so a frame that had credit finds a place.
+ * The kernel uses the frames of a fill ring in turn, so their number is the
+ * working set of the receive path: few fit the caches and the TLB. A queue has
+ * `target` frames posted: few at first, more when it was seen half used, at
+ * most as many as there is credit for. A burst beyond it is lost like any
+ * segment (the tracepoint counts it) and the peer sends again.
  */
 #include <linux/if_ether.h>
 #include <linux/if_xdp.h>
@@ -19,53 +22,92 @@
 
 #define BATCH 64u
 
+/* Frames after which a queue that was never used much gives some back. */
+#define CALM_FRAMES (1u << 16)
+
 /* Put a frame at the disposal of the kernel. */
-static void refill(struct et_context *x, struct et_queue *q, uint64_t addr)
+static void post(struct et_context *x, struct et_queue *q, uint64_t addr)
 {
 	uint32_t at = __atomic_load_n(q->fill_producer, __ATOMIC_RELAXED);
 
-	q->fill_addr[at & x->fill_mask] = addr & ~(uint64_t)(ETRAN_FRAME_SIZE - 1);
+	q->fill_addr[at & x->fill_mask] = addr;
 	__atomic_store_n(q->fill_producer, at + 1, __ATOMIC_RELEASE);
+	q->posted++;
+}
+
+/* The frame that contains addr is free. */
+static void recycle(struct et_context *x, struct et_queue *q, uint64_t addr)
+{
+	addr &= ~(uint64_t)(ETRAN_FRAME_SIZE - 1);
+	if (q->posted < q->target)
+		post(x, q, addr);
+	else
+		x->spare[x->spares++] = addr;
+}
+
+void et_post_frames(struct et_context *x, struct et_queue *q)
+{
+	while (q->posted < q->target && x->spares)
+		post(x, q, x->spare[--x->spares]);
+}
+
+/* `backlog` frames were waiting in the ring, of which `taken` were taken. */
+static void adapt(struct et_context *x, struct et_queue *q, uint32_t backlog, uint32_t taken)
+{
+	if (backlog > q->peak)
+		q->peak = backlog;
+	q->calm += taken;
+	if (2 * backlog >= q->target && q->target <= x->ring_mask) {
+		q->target *= 2;
+		q->peak = q->calm = 0;
+	} else if (q->calm >= CALM_FRAMES) {
+		if (8 * q->peak < q->target && q->target > ET_POSTED_MIN)
+			q->target /= 2;
+		q->peak = q->calm = 0;
+	}
+	et_post_frames(x, q);
 }
 
 void et_stash_reclaim(void)
 {
 	struct et_context *x = &et_core.context;
 
-	for (unsigned i = 0; i < ETRAN_STASH_SIZE && x->spares < ETRAN_STASH_SIZE; i++) {
+	for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++) {
 		struct etran_stash *s = &et_core.stash[i];
 
 		if (!s->addr || __atomic_load_n(&s->state, __ATOMIC_ACQUIRE))
 			continue;
-		x->spare[x->spares++] = s->addr;
+		x->spare[x->spares++] = s->addr & ~(uint64_t)(ETRAN_FRAME_SIZE - 1);
 		s->addr = 0;
 	}
 }
 
-/*
- * Keep a frame for later and give the kernel a spare instead. False: no room,
- * the frame is lost and the peer sends it again.
- */
-static bool stash(struct et_context *x, struct et_queue *q, struct et_conn *c,
-		  const struct xdp_desc *d, uint32_t generation)
+/* An unused entry of the stash, or NULL. */
+static struct etran_stash *stash_entry(void)
 {
-	if (!x->spares)
+	for (int turn = 0; turn < 2; turn++) {
+		for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++)
+			if (!et_core.stash[i].addr)
+				return &et_core.stash[i];
 		et_stash_reclaim();
-	for (unsigned i = 0; x->spares && i < ETRAN_STASH_SIZE; i++) {
-		struct etran_stash *s = &et_core.stash[i];
-
-		if (s->addr)
-			continue;
-		s->addr = d->addr;
-		s->length = d->len;
-		s->slot = (uint16_t)c->slot;
-		s->generation = generation;
-		s->order = et_core.arena->stash_order++;
-		__atomic_store_n(&s->state, 1, __ATOMIC_RELEASE);
-		refill(x, q, x->spare[--x->spares]);
-		return true;
 	}
-	return false;
+	return NULL;
+}
+
+/* Keep a frame for later. False: no room, and the peer sends it again. */
+static bool stash(struct et_conn *c, const struct xdp_desc *d, uint32_t generation)
+{
+	struct etran_stash *s = stash_entry();
+
+	if (!s)
+		return false;
+	s->addr = d->addr;
+	s->length = d->len;
+	s->slot = (uint16_t)c->slot;
+	s->generation = generation;
+	s->order = et_core.arena->stash_order++;
+	__atomic_store_n(&s->state, 1, __ATOMIC_RELEASE);
+	return true;
 }
 
 /* Payload of a promoted connection. */
@@ -138,7 +180,7 @@ static enum etran_path_reason control_reason(const struct tcphdr *t)
 }
 
 /* One descriptor. Returns false if the frame went to the stash. */
-static bool take_frame(struct et_context *x, struct et_queue *q, const struct xdp_desc *d)
+static bool take_frame(const struct et_context *x, const struct xdp_desc *d)
 {
 	const uint8_t *frame = x->umem + d->addr;
 	const struct etran_rx_meta *m = (const void *)(frame - sizeof(*m));
@@ -156,10 +198,10 @@ static bool take_frame(struct et_context *x, struct et_queue *q, const struct xd
 		take_data(c, m->seq, frame + m->offset, m->length);
 		break;
 	case ETRAN_RX_HELD:
-		kept = stash(x, q, c, d, m->generation);
+		kept = stash(c, d, m->generation);
 		break;
 	case ETRAN_RX_CTL:
-		kept = stash(x, q, c, d, m->generation);
+		kept = stash(c, d, m->generation);
 		et_want(c, parse(frame, d->len, &h) ? control_reason(&h.tcp)
 						    : ETRAN_PATH_PEER_UNUSUAL);
 		break;
@@ -178,23 +220,24 @@ static bool take_frame(struct et_context *x, struct et_queue *q, const struct xd
 
 static unsigned poll_queue(struct et_context *x, struct et_queue *q)
 {
-	uint32_t n = __atomic_load_n(q->rx_producer, __ATOMIC_ACQUIRE) - q->taken;
+	uint32_t backlog = __atomic_load_n(q->rx_producer, __ATOMIC_ACQUIRE) - q->taken;
+	uint32_t n = backlog < BATCH ? backlog : BATCH;
 
 	if (!n)
 		return 0;
-	if (n > BATCH)
-		n = BATCH;
 	for (uint32_t i = 0; i < n; i++) {
 		const struct xdp_desc *d = &q->rx_desc[(q->taken + i) & x->ring_mask];
 		const struct xdp_desc *next = &q->rx_desc[(q->taken + i + 1) & x->ring_mask];
 
 		if (i + 1 < n)
 			__builtin_prefetch(x->umem + next->addr);
-		if (take_frame(x, q, d))
-			refill(x, q, d->addr);
+		q->posted--;
+		if (take_frame(x, d))
+			recycle(x, q, d->addr);
 	}
 	q->taken += n;
 	__atomic_store_n(q->rx_consumer, q->taken, __ATOMIC_RELEASE);
+	adapt(x, q, backlog, n);
 	return n;
 }
 

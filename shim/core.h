@@ -29,6 +29,10 @@ struct et_queue {
 	uint64_t *fill_addr;
 	uint32_t taken;    /* = *rx_consumer; reported to egress as credit */
 	uint32_t reported; /* last value of `taken` in a tap frame */
+	uint32_t posted;   /* frames in either ring */
+	uint32_t target;   /* how many there should be; a power of two */
+	uint32_t peak;     /* longest backlog seen lately */
+	uint32_t calm;     /* frames taken since `target` was looked at */
 };
 
 /*
@@ -44,9 +48,9 @@ struct et_context {
 	uint8_t *umem;
 	uint64_t umem_size;
 	struct et_queue queue[ETRAN_MAX_QUEUES];
-	/* Frames in neither ring; replace those that go to the stash. */
+	/* Frames in no ring and not in the stash. */
 	uint32_t spares;
-	uint64_t spare[ETRAN_STASH_SIZE];
+	uint64_t spare[ETRAN_MAX_QUEUES * ETRAN_RING_SIZE + ETRAN_STASH_SIZE];
 };
 
 /* Library's private words of a slot. */
@@ -121,6 +125,10 @@ void et_tx_credit(void);
  * Waits for frames that the kernel has accepted and not yet published.
  */
 void et_rx_drain(void);
+/* Frames posted per queue at first. */
+#define ET_POSTED_MIN 256u
+/* Give the kernel spares until the queue has its target. */
+void et_post_frames(struct et_context *x, struct et_queue *q);
 /* Frames that the stash no longer needs go back to the spares. */
 void et_stash_reclaim(void);
 /*
@@ -128,8 +136,6 @@ void et_stash_reclaim(void);
  * if one of them acknowledged data of ours.
  */
 bool et_stash_replay(struct et_conn *c);
-/* A frame waits in some ring. */
-bool et_rx_pending(void);
 
 /* conn.c ----------------------------------------------------------------- */
 static inline uint32_t et_phase(const struct et_conn *c)

@@ -15,6 +15,8 @@
 #define KERNEL_NS 32000u
 /* … and while we spin. */
 #define KERNEL_SPIN_NS 10000u
+/* Looks at the rings between two looks at the clock. */
+#define QUIET_LOOKS 16
 /* Without a waiter a thread looks again so often. */
 #define NAP_NS 1000000u
 #define NS_PER_MS 1000000
@@ -653,23 +655,37 @@ static bool kernel_turn(struct et_epoll *ep, uint64_t now)
 	return true;
 }
 
+/* Nothing new to look at: a few loads, since what is waited for comes soon. */
+static bool quiet(struct et_epoll *ep)
+{
+	for (int i = 0; i < QUIET_LOOKS; i++) {
+		if (et_rx_pending() || atomic_load_explicit(&ep->inbox, memory_order_relaxed) ||
+		    atomic_load_explicit(&ep->ready_count, memory_order_relaxed) ||
+		    atomic_load_explicit(&et_moving_count, memory_order_relaxed))
+			return false;
+		et_pause();
+	}
+	return true;
+}
+
 static int spin(struct waiting *w, uint64_t end)
 {
-	uint64_t now, kernel_at = w->start;
+	uint64_t now, kernel_at = w->start + KERNEL_SPIN_NS;
 	int n;
 
 	if (end > w->deadline)
 		end = w->deadline;
 	while ((now = et_now_ns()) < end) {
-		bool kernel = !atomic_load(&w->ep->fast) || now >= kernel_at;
+		bool fast = atomic_load(&w->ep->fast), kernel = !fast || now >= kernel_at;
 
+		if (fast && !kernel && quiet(w->ep))
+			continue;
 		if (kernel)
 			kernel_at = now + KERNEL_SPIN_NS;
-		et_flush();
 		n = look(w, kernel);
 		if (n)
 			return n;
-		et_pause();
+		et_flush();
 	}
 	return 0;
 }

@@ -170,18 +170,18 @@ static bool open_queue(struct et_queue *q, int fd, const struct etran_msg_rings 
 	return true;
 }
 
-/* Hand all frames out: RING_SIZE to each queue, the rest are spares. */
+/* All frames are ours; some are posted to each queue. */
 static void deal_frames(struct et_context *x, const struct etran_msg_rings *m)
 {
-	uint64_t next = 0;
+	const uint32_t room = sizeof(x->spare) / sizeof(x->spare[0]);
 
+	for (x->spares = 0; x->spares < m->frames && x->spares < room; x->spares++)
+		x->spare[x->spares] = (uint64_t)x->spares * ETRAN_FRAME_SIZE;
 	for (unsigned i = 0; i < m->queues; i++) {
-		for (uint32_t k = 0; k < m->ring_size; k++, next++)
-			x->queue[i].fill_addr[k & x->fill_mask] = next * ETRAN_FRAME_SIZE;
-		__atomic_store_n(x->queue[i].fill_producer, m->ring_size, __ATOMIC_RELEASE);
+		x->queue[i].posted = 0;
+		x->queue[i].target = ET_POSTED_MIN;
+		et_post_frames(x, &x->queue[i]);
 	}
-	for (x->spares = 0; next < m->frames && x->spares < ETRAN_STASH_SIZE; next++)
-		x->spare[x->spares++] = next * ETRAN_FRAME_SIZE;
 }
 
 /* fds: UMEM, tap, one AF_XDP socket per queue. They are consumed. */

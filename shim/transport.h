@@ -125,6 +125,8 @@ void et_conn_want_room(struct et_conn *c);
  * 0 at once when another thread is doing it.
  */
 unsigned et_rx_poll(void);
+/* Would et_rx_poll find something? A load or two per ring. */
+bool et_rx_pending(void);
 /*
  * Send what was put off: acknowledgements not piggybacked since, fast
  * retransmissions. Call before spinning on nothing or blocking, and now and

@@ -65,11 +65,11 @@ static struct et_conn *setup(void)
 			       .rx_desc = rx_desc,
 			       .fill_producer = &fill_producer,
 			       .fill_addr = fill_addr};
-	for (uint64_t i = 0; i < ETRAN_RING_SIZE; i++)
-		fill_addr[i] = i * ETRAN_FRAME_SIZE;
-	fill_producer = ETRAN_RING_SIZE;
-	for (uint64_t i = ETRAN_RING_SIZE; i < FRAMES; i++)
+	fill_producer = 0;
+	for (uint64_t i = 0; i < FRAMES; i++)
 		x->spare[x->spares++] = i * ETRAN_FRAME_SIZE;
+	q->target = ET_POSTED_MIN;
+	et_post_frames(x, q);
 	et_core.tap = open("/dev/null", O_WRONLY);
 	et_core.arena = &arena;
 	et_core.stash = stash;
@@ -162,8 +162,8 @@ static void frames_add_up(void)
 		}
 	for (unsigned i = 0; i < FRAMES; i++)
 		CHECK_EQ(seen[i], 1);
-	CHECK_EQ(fill_producer - fill_consumer + rx_producer - rx_consumer, ETRAN_RING_SIZE);
-	CHECK_EQ(x->spares + stashed, ETRAN_STASH_SIZE);
+	CHECK_EQ(fill_producer - fill_consumer + rx_producer - rx_consumer, x->queue[0].posted);
+	CHECK_EQ(x->queue[0].posted + x->spares + stashed, FRAMES);
 }
 
 static void expect(struct et_conn *c, const char *text)
@@ -408,7 +408,7 @@ TEST(held_frames_are_replayed_in_order)
 	c->committed = true;
 	et_stash_replay(c);
 	expect(c, "abcdef");
-	CHECK_EQ(et_core.context.spares, ETRAN_STASH_SIZE);
+	CHECK_EQ(et_core.context.spares, FRAMES - ET_POSTED_MIN);
 	frames_add_up();
 }
 
@@ -419,7 +419,7 @@ TEST(control_frame_is_kept_and_asks_for_demotion)
 	deliver(ETRAN_RX_CTL, ISN, "", TH_FIN | TH_ACK);
 	et_rx_poll();
 	CHECK_EQ(et_conn_wants_demote(c), ETRAN_PATH_PEER_FIN);
-	CHECK_EQ(et_core.context.spares, ETRAN_STASH_SIZE - 1);
+	CHECK_EQ(et_core.context.spares, FRAMES - ET_POSTED_MIN - 1);
 	frames_add_up();
 	/* The daemon has re-injected it. */
 	for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++)
@@ -433,10 +433,37 @@ TEST(full_stash_loses_frames_but_not_memory)
 	struct et_conn *c = setup();
 
 	c->committed = false;
-	for (unsigned i = 0; i < ETRAN_STASH_SIZE + 100; i++)
+	for (unsigned i = 0; i < ETRAN_STASH_SIZE + 100; i++) {
 		deliver(ETRAN_RX_HELD, ISN + i, "x", TH_ACK);
-	et_rx_drain();
-	CHECK_EQ(et_core.context.spares, 0);
+		et_rx_poll();
+	}
+	CHECK_EQ(et_core.context.spares + et_core.context.queue[0].posted,
+		 FRAMES - ETRAN_STASH_SIZE);
+	frames_add_up();
+}
+
+TEST(backlog_posts_more_frames_and_calm_fewer)
+{
+	struct et_conn *c = setup();
+	struct et_queue *q = &et_core.context.queue[0];
+	uint32_t seq = ISN;
+
+	for (unsigned round = 0; round < 10; round++) {
+		while (fill_consumer != fill_producer)
+			deliver(ETRAN_RX_DATA, seq++, "x", 0);
+		while (et_rx_poll())
+			et_conn_discard(c, 1000);
+		frames_add_up();
+	}
+	CHECK_EQ(q->target, ETRAN_RING_SIZE);
+	CHECK_EQ(q->posted, ETRAN_RING_SIZE);
+	for (unsigned i = 0; i < 1u << 20; i++) {
+		deliver(ETRAN_RX_DATA, seq++, "x", 0);
+		et_rx_poll();
+		et_conn_discard(c, 1000);
+	}
+	CHECK_EQ(q->target, ET_POSTED_MIN);
+	CHECK_EQ(q->posted, ET_POSTED_MIN);
 	frames_add_up();
 }
 
@@ -472,6 +499,7 @@ int main(void)
 	RUN(held_frames_are_replayed_in_order);
 	RUN(control_frame_is_kept_and_asks_for_demotion);
 	RUN(full_stash_loses_frames_but_not_memory);
+	RUN(backlog_posts_more_frames_and_calm_fewer);
 	RUN(many_rounds_keep_all_frames);
 	return unit_result();
 }
