@@ -13,6 +13,9 @@
 #include "maps.h"
 #include "seq.h"
 
+/* Descriptors that may have been taken without ingress knowing. */
+#define CREDIT_STEP (ETRAN_RING_SIZE / 16)
+
 /* A tap frame's request, copied out before the headers are written over it. */
 struct request {
 	struct etran_tx_header h;
@@ -40,6 +43,8 @@ static __always_inline int tap_owner(__u32 ifindex)
  * The library says how many descriptors it has taken from a ring: credit for
  * ingress. Only forward, and not more than was delivered; two writers at once
  * may lose the newer report, which only means less credit until the next one.
+ * In steps: ingress reads the word for every frame, mostly on another CPU, and
+ * must not find it changed each time.
  */
 static __always_inline void report_consumed(__u32 app, const struct etran_tx_header *h)
 {
@@ -51,7 +56,7 @@ static __always_inline void report_consumed(__u32 app, const struct etran_tx_hea
 	if (ring >= ETRAN_MAX_RINGS)
 		return;
 	words = bpf_map_lookup_elem(&rings, &xsk);
-	if (!words || !seq_after(h->consumed, words->consumed))
+	if (!words || !seq_after(h->consumed, words->consumed + CREDIT_STEP - 1))
 		return;
 	map = app_pubs(app);
 	published = map ? bpf_map_lookup_elem(map, &ring) : NULL;

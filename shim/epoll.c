@@ -12,9 +12,9 @@
 #define BATCH 32
 /* The real set is looked at so often while fast sockets keep us busy. */
 #define KERNEL_TURNS 64
-#define KERNEL_NS 32000u
+#define KERNEL_NS 50000u
 /* … and while we spin. */
-#define KERNEL_SPIN_NS 10000u
+#define KERNEL_SPIN_NS 20000u
 /* Looks at the rings between two looks at the clock. */
 #define QUIET_LOOKS 16
 /* Without a waiter a thread looks again so often. */

@@ -106,8 +106,8 @@ enum rcv_result rcv_insert(struct etran_rcvbuf *b, uint8_t *ring, uint32_t size,
 	return RCV_NEW;
 }
 
-size_t rcv_read(struct etran_rcvbuf *b, const uint8_t *ring, uint32_t size,
-		const struct iovec *iov, int iovcnt, bool peek)
+size_t rcv_read(struct etran_rcvbuf *b, const uint8_t *ring, uint32_t size, const struct iovec *iov,
+		int iovcnt, bool peek)
 {
 	uint32_t unread = rcv_unread(b), at = b->read - b->base, done = 0;
 

@@ -35,8 +35,8 @@ void rcv_init(struct etran_rcvbuf *b, uint32_t seq);
 enum rcv_result rcv_insert(struct etran_rcvbuf *b, uint8_t *ring, uint32_t size, uint32_t seq,
 			   const uint8_t *data, uint32_t n);
 /* Copy out up to iov's length; returns octets. Connection lock. */
-size_t rcv_read(struct etran_rcvbuf *b, const uint8_t *ring, uint32_t size,
-		const struct iovec *iov, int iovcnt, bool peek);
+size_t rcv_read(struct etran_rcvbuf *b, const uint8_t *ring, uint32_t size, const struct iovec *iov,
+		int iovcnt, bool peek);
 size_t rcv_discard(struct etran_rcvbuf *b, size_t n);
 
 static inline uint32_t rcv_unread(const struct etran_rcvbuf *b)

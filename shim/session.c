@@ -73,8 +73,8 @@ static int attach(int sock, const struct etran_msg_registered *m, const int *fds
 
 	et_sys_close(fds[0]);
 	et_sys_close(fds[1]);
-	if (!a || !pub || !arena_valid(a, m->arena_size) ||
-	    m->slots <= ETRAN_FIRST_SLOT || m->slots > ETRAN_APP_SLOTS || m->pub_size < ETRAN_APP_SLOTS * sizeof(*pub)) {
+	if (!a || !pub || !arena_valid(a, m->arena_size) || m->slots <= ETRAN_FIRST_SLOT ||
+	    m->slots > ETRAN_APP_SLOTS || m->pub_size < ETRAN_APP_SLOTS * sizeof(*pub)) {
 		et_sys_close(fds[2]);
 		return -EPROTO;
 	}
@@ -298,9 +298,9 @@ void et_after_fork_child(void)
 
 int et_demote_foreign(int fd)
 {
-	struct etran_msg_slot m = {
-		.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION, ETRAN_MSG_DEMOTE_FOREIGN},
-		.reason = ETRAN_PATH_FORK};
+	struct etran_msg_slot m = {.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION,
+					 ETRAN_MSG_DEMOTE_FOREIGN},
+				   .reason = ETRAN_PATH_FORK};
 	struct etran_msg_done done;
 	const struct timespec limit = {.tv_sec = 2};
 	struct pollfd p = {.events = POLLIN};
@@ -312,8 +312,9 @@ int et_demote_foreign(int fd)
 	err = et_control_send(sock, &m, sizeof(m), fd);
 	if (!err && et_sys_ppoll(&p, 1, &limit) <= 0)
 		err = -ETIMEDOUT;
-	if (!err && !et_control_valid(&done, (size_t)et_control_recv(sock, &done, sizeof(done), NULL, &n),
-				      sizeof(done), ETRAN_MSG_DONE))
+	if (!err &&
+	    !et_control_valid(&done, (size_t)et_control_recv(sock, &done, sizeof(done), NULL, &n),
+			      sizeof(done), ETRAN_MSG_DONE))
 		err = -EPROTO;
 	if (!err)
 		err = -done.error;

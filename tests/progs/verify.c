@@ -442,8 +442,7 @@ static void parse(int argc, char **argv)
 		{"host", 1, NULL, 'h'},    {"port", 1, NULL, 'p'},    {"connections", 1, NULL, 'c'},
 		{"seconds", 1, NULL, 's'}, {"ops", 1, NULL, 'o'},     {"max-value", 1, NULL, 'm'},
 		{"depth", 1, NULL, 'd'},   {"timeout", 1, NULL, 't'}, {"seed", 1, NULL, 'r'},
-		{"linger", 1, NULL, 'l'},
-		{NULL, 0, NULL, 0},
+		{"linger", 1, NULL, 'l'},  {NULL, 0, NULL, 0},
 	};
 	int which;
 

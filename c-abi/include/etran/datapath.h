@@ -143,25 +143,32 @@ struct etran_conn {
 /*
  * The published words of a connection: element app-slot of the application's
  * own frozen map, which it maps read-only. Written by the eBPF programs under
- * the connection's lock (tx_errors: by the tracepoint). One cache line.
+ * the connection's lock (tx_errors: by the tracepoint). Two cache lines: the
+ * segments that move the first come in on any CPU, the second belongs to the
+ * sending thread.
  */
 struct etran_pub {
+	/* Line of ingress and the control program. */
 	__u32 generation;
 	__u32 state; /* enum etran_flow_state */
 	__u32 snd_una;
 	__u32 snd_limit; /* SND.UNA + min(SND.WND, fixed window): first octet NOT to send */
+	__u32 events;    /* ETRAN_EVENT_* */
+	__u32 loss_seq;  /* SND.UNA at the last loss counted */
+	__u32 losses;    /* third duplicate ACKs and partial ACKs (RFC 5681, RFC 6582) */
+	__u32 obs_segs;  /* OBSERVE: segments seen */
+	__u32 srtt_us;   /* 0 = no sample yet */
+	__u32 rttvar_us;
+	__u32 pad0[6];
+
+	/* Line of egress and the tracepoint, in the writer's own context. */
 	__u32 snd_nxt;
 	__u32 rcv_nxt;    /* last acknowledged */
-	__u32 events;     /* ETRAN_EVENT_* */
-	__u32 loss_seq;   /* SND.UNA when the last loss was counted */
-	__u32 losses;     /* third duplicate ACKs, and partial ACKs after them (RFC 6582) */
 	__u32 tx_errors;  /* frames refused by the device */
 	__u32 tx_errno;   /* last error, positive errno */
 	__u32 tx_refused; /* tap frames the egress program refused */
 	__u32 tx_reason;  /* enum etran_drop_reason of the last refused one */
-	__u32 obs_segs;   /* OBSERVE: segments seen */
-	__u32 srtt_us;   /* 0 = no sample yet */
-	__u32 rttvar_us;
+	__u32 pad1[10];
 };
 
 /*
@@ -174,7 +181,7 @@ struct etran_pub {
 struct etran_pub_ring {
 	__u32 delivered;
 	__u32 refused; /* by the socket: see ETRAN_DROP_REDIRECT_RX */
-	__u32 pad[14];
+	__u32 pad[30];
 };
 
 /* What a delivered frame is: etran_rx_meta.kind. */
