@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -263,7 +264,8 @@ func TestPubMapIsFrozen(t *testing.T) {
 	if err := l.pub.Put(uint32(slot), abi.Pub{}); !errors.Is(err, unix.EPERM) {
 		t.Errorf("update: %v", err)
 	}
-	size := abi.AppSlots * 64
+	element := binary.Size(abi.Pub{})
+	size := abi.AppSlots * element
 	if _, err := unix.Mmap(l.pub.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); !errors.Is(err, unix.EPERM) {
 		t.Errorf("map for writing: %v", err)
 	}
@@ -276,7 +278,7 @@ func TestPubMapIsFrozen(t *testing.T) {
 		t.Errorf("make writable: %v", err)
 	}
 	l.enter(t, abi.FlowStateObserve)
-	if got := m[slot*64+4]; got != byte(abi.FlowStateObserve) {
+	if got := m[slot*element+4]; got != byte(abi.FlowStateObserve) {
 		t.Errorf("state through the mapping: %d", got)
 	}
 }

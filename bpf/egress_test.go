@@ -454,21 +454,24 @@ func TestEgressNoDevice(t *testing.T) {
 // =============================================================================
 
 func TestReportConsumed(t *testing.T) {
-	const deliveredAt = 20
+	const deliveredAt = 200
+	const step = abi.RingSize / 16 // CREDIT_STEP
 	for _, c := range []struct {
 		name           string
 		ring           uint32
 		before, report uint32
 		want           uint32
 	}{
-		{"forward", ringNo, 0, 15, 15},
+		{"forward", ringNo, 0, 150, 150},
+		{"a step", ringNo, 3, 3 + step, 3 + step},
+		{"less than a step", ringNo, 3, 3 + step - 1, 3},
 		{"all", ringNo, 3, deliveredAt, deliveredAt},
 		{"more than was delivered", ringNo, 3, deliveredAt + 1, 3},
-		{"back", ringNo, 15, 14, 15},
-		{"around zero", ringNo, 0xfffffff0, 2, 2},
-		{"of no ring", abi.MaxRings, 3, 15, 3},
-		{"of another application's ring", abi.MaxRings + ringNo, 3, 15, 3},
-		{"of no ring at all", 1<<32 - 1, 3, 15, 3},
+		{"back", ringNo, 150, 149, 150},
+		{"around zero", ringNo, 0xfffffff0, 150, 150},
+		{"of no ring", abi.MaxRings, 3, 150, 3},
+		{"of another application's ring", abi.MaxRings + ringNo, 3, 150, 3},
+		{"of no ring at all", 1<<32 - 1, 3, 150, 3},
 	} {
 		for _, kind := range []struct {
 			name   string

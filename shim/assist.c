@@ -23,6 +23,7 @@
 static _Atomic uint64_t active[ETRAN_APP_SLOTS / 64];
 static _Atomic bool parked;
 static _Atomic int kick = -1;
+static uint32_t rings_came; /* futex */
 static uint32_t taken_before;
 static uint64_t moved_ns;
 
@@ -167,8 +168,8 @@ static void tick_rings(uint64_t now)
 }
 
 /*
- * One turn. Returns the milliseconds until the next, or -1: only when wait()
- * says so.
+ * One turn. Returns the milliseconds until the next, or -1: only when park()
+ * returns.
  */
 int et_assist_tick(void)
 {
@@ -196,20 +197,15 @@ static void open_kick(void)
 }
 
 /* Sleep until a segment arrives that no thread waits for, or data is in flight. */
-static void wait(int timeout_ms)
+static void park(void)
 {
-	const struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
 	struct pollfd p[ETRAN_MAX_QUEUES + 1];
 	unsigned long n = 0;
 	uint64_t count;
 
-	if (timeout_ms >= 0) {
-		et_sys_ppoll(NULL, 0, &t);
-		return;
-	}
 	open_kick();
 	p[n++] = (struct pollfd){.fd = atomic_load(&kick), .events = POLLIN};
-	for (unsigned q = 0; et_rings_up() && q < et_core.context.queues; q++)
+	for (unsigned q = 0; q < et_core.context.queues; q++)
 		p[n++] = (struct pollfd){.fd = et_core.context.queue[q].fd, .events = POLLIN};
 	atomic_store(&parked, true);
 	for (unsigned i = 0; i < ETRAN_APP_SLOTS / 64; i++)
@@ -222,16 +218,24 @@ static void wait(int timeout_ms)
 	moved_ns = et_now_ns();
 }
 
-void et_assist_kick(void)
+void et_assist_start(void)
 {
-	const uint64_t one = 1;
-
-	if (atomic_exchange(&parked, false))
-		et_sys_write(atomic_load(&kick), &one, sizeof(one));
+	__atomic_store_n(&rings_came, 1, __ATOMIC_RELEASE);
+	et_futex_wake(&rings_came, 1);
 }
 
 void et_assist_run(void)
 {
-	for (;;)
-		wait(et_assist_tick());
+	/* Until there are rings there is nothing to do, nor a descriptor to have. */
+	while (!__atomic_load_n(&rings_came, __ATOMIC_ACQUIRE))
+		et_futex_wait(&rings_came, 0, NULL);
+	for (;;) {
+		int ms = et_assist_tick();
+		const struct timespec t = {.tv_nsec = ms * 1000000L};
+
+		if (ms < 0)
+			park();
+		else
+			et_sys_ppoll(NULL, 0, &t);
+	}
 }

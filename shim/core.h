@@ -155,8 +155,8 @@ _Static_assert(offsetof(struct etran_aconn, waiters) == offsetof(struct etran_ac
 /* assist.c --------------------------------------------------------------- */
 /* There is something in flight: the assist must look after it. */
 void et_assist_arm(struct et_conn *c);
-/* The rings have come: sleep on them from now on. */
-void et_assist_kick(void);
+/* The rings have come: there may be something to do from now on. */
+void et_assist_start(void);
 int et_assist_tick(void);
 
 #endif

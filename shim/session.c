@@ -210,7 +210,7 @@ static int open_rings(const struct etran_msg_rings *m, int *fds, int n)
 	et_core.tap = fds[1] = et_fd_hide(fds[1]);
 	et_sys_close(fds[0]);
 	atomic_store(&et_core.rings_up, true);
-	et_assist_kick();
+	et_assist_start();
 	et_wake_all();
 	return 0;
 }

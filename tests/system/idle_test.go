@@ -5,6 +5,7 @@ package system
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,25 +14,28 @@ import (
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
 
-// cpuTime is what a process has used in user and kernel mode.
+// cpuTime is what the threads of a process have run, to the nanosecond: ticks
+// flatter or blame a program that wakes up with the tick.
 func cpuTime(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	const hz = 100 // USER_HZ, fixed on Linux
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("threads of process %d: %v", pid, err)
 	}
-	_, rest, _ := strings.Cut(string(data), ") ")
-	fields := strings.Fields(rest)
-	var ticks int
-	for _, f := range fields[11:13] { // utime, stime
-		n, err := strconv.Atoi(f)
+	var sum time.Duration
+	for _, thread := range threads {
+		data, err := os.ReadFile(thread)
+		if err != nil {
+			continue // it has ended
+		}
+		ran, _, _ := strings.Cut(string(data), " ")
+		ns, err := strconv.ParseInt(ran, 10, 64)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ticks += n
+		sum += time.Duration(ns)
 	}
-	return time.Duration(ticks) * time.Second / hz
+	return sum
 }
 
 // After load, with promoted connections open and silent, nobody spins.
