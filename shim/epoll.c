@@ -13,6 +13,7 @@
 /* The real set is looked at so often while fast sockets keep us busy. */
 #define KERNEL_TURNS 64
 #define KERNEL_NS 50000u
+#define CLOCK_TURNS 4
 /* … and while we spin. */
 #define KERNEL_SPIN_NS 20000u
 /* Looks at the rings between two looks at the clock. */
@@ -645,13 +646,23 @@ static int look(struct waiting *w, bool kernel)
 	return n + collect(ep, w->events + n, w->max - n);
 }
 
-/* Is it the real set's turn, though fast sockets have events? */
-static bool kernel_turn(struct et_epoll *ep, uint64_t now)
+/*
+ * Is it the real set's turn, though fast sockets have events? The clock is not
+ * read at every turn: that would cost more than the rest of a short one.
+ */
+static bool kernel_turn(struct et_epoll *ep)
 {
-	if (atomic_load(&ep->fast) && ++ep->turns < KERNEL_TURNS && now - ep->kernel_ns < KERNEL_NS)
-		return false;
+	uint64_t now;
+
+	if (atomic_load_explicit(&ep->fast, memory_order_relaxed)) {
+		if (++ep->turns % CLOCK_TURNS)
+			return false;
+		now = et_now_ns();
+		if (ep->turns < KERNEL_TURNS && now - ep->kernel_ns < KERNEL_NS)
+			return false;
+		ep->kernel_ns = now;
+	}
 	ep->turns = 0;
-	ep->kernel_ns = now;
 	return true;
 }
 
@@ -748,16 +759,14 @@ static int wait_events(struct waiting *w, int64_t timeout_ns)
 	struct et_epoll *ep = w->ep;
 	bool spins = atomic_load(&ep->fast) || (atomic_load(&ep->socks) && et_spin_kernel());
 	uint64_t budget = spins ? et_spin_budget(&ep->spin) : 0;
-	bool kernel;
-	int n;
+	bool kernel = kernel_turn(ep);
+	int n = look(w, kernel);
 
-	w->start = et_now_ns();
-	kernel = kernel_turn(ep, w->start);
-	n = look(w, kernel);
 	if (n)
 		return n;
 	if (timeout_ns == 0)
 		return kernel && !w->mask ? 0 : real_wait(w->epfd, w->events, w->max, 0, w->mask);
+	w->start = et_now_ns();
 	w->deadline = et_deadline(w->start, timeout_ns);
 	n = wait_long(w, budget);
 	if (spins)
