@@ -229,8 +229,10 @@ static unsigned poll_queue(struct et_context *x, struct et_queue *q)
 		const struct xdp_desc *d = &q->rx_desc[(q->taken + i) & x->ring_mask];
 		const struct xdp_desc *next = &q->rx_desc[(q->taken + i + 1) & x->ring_mask];
 
+		/* The payload comes while the metadata in front is waited for. */
+		__builtin_prefetch(x->umem + d->addr + ETRAN_HEADER_ROOM);
 		if (i + 1 < n)
-			__builtin_prefetch(x->umem + next->addr);
+			__builtin_prefetch(x->umem + next->addr - 1);
 		q->posted--;
 		if (take_frame(x, d))
 			recycle(x, q, d->addr);
