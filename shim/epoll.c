@@ -10,18 +10,6 @@
 #define MAX_REGS (1u << 17)
 /* Registrations evaluated in one go. */
 #define BATCH 32
-/* The real set is looked at so often while fast sockets keep us busy. */
-#define KERNEL_TURNS 64
-#define KERNEL_NS 50000u
-#define CLOCK_TURNS 4
-/* … and while we spin. */
-#define KERNEL_SPIN_NS 20000u
-/* Looks at the rings between two looks at the clock. */
-#define QUIET_LOOKS 16
-/* Without a waiter a thread looks again so often. */
-#define NAP_NS 1000000u
-#define NS_PER_MS 1000000
-#define NS_PER_S 1000000000ll
 
 static struct et_pool epolls = {.size = sizeof(struct et_epoll), .max = MAX_EPOLLS};
 static struct et_pool regs = {.size = sizeof(struct et_reg), .max = MAX_REGS};
@@ -29,13 +17,6 @@ static struct et_pool regs = {.size = sizeof(struct et_reg), .max = MAX_REGS};
 static int real_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
 	return (int)et_sys6(SYS_epoll_ctl, epfd, op, fd, (long)event, 0, 0);
-}
-
-static int real_wait(int epfd, struct epoll_event *events, int max, int timeout,
-		     const sigset_t *mask)
-{
-	return (int)et_sys6(SYS_epoll_pwait, epfd, (long)events, max, timeout, (long)mask,
-			    _NSIG / 8);
 }
 
 /* ---- registrations ------------------------------------------------------- */
@@ -442,7 +423,7 @@ void et_epoll_free(struct et_epoll *ep)
 	et_pool_put(&epolls, ep);
 }
 
-static void demote_all(struct et_epoll *ep, enum etran_path_reason why)
+void et_epoll_demote_all(struct et_epoll *ep, enum etran_path_reason why)
 {
 	bool done = true;
 	struct et_sock *s;
@@ -462,7 +443,7 @@ void et_epoll_isolate(int epfd)
 	if (!ep)
 		return;
 	atomic_store(&ep->nested, true);
-	demote_all(ep, ETRAN_PATH_EPOLL);
+	et_epoll_demote_all(ep, ETRAN_PATH_EPOLL);
 	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
 }
 
@@ -580,8 +561,7 @@ static void put_back(struct et_epoll *ep, struct look *l)
 	ready_append(ep, r);
 }
 
-/* Events of fast sockets. */
-static int collect(struct et_epoll *ep, struct epoll_event *events, int max)
+int et_epoll_collect(struct et_epoll *ep, struct epoll_event *events, int max)
 {
 	struct look batch[BATCH];
 	uint32_t left = 0;
@@ -612,235 +592,4 @@ static int collect(struct et_epoll *ep, struct epoll_event *events, int max)
 			et_sock_leave(batch[i].s);
 	} while (count && left && n < max);
 	return n;
-}
-
-/* ---- epoll_wait ---------------------------------------------------------- */
-
-struct waiting {
-	struct et_epoll *ep;
-	int epfd;
-	struct epoll_event *events;
-	int max;
-	const sigset_t *mask;
-	uint64_t start, deadline;
-};
-
-/* What there is now. `kernel`: look at the real set, too, and first. */
-static int look(struct waiting *w, bool kernel)
-{
-	struct et_epoll *ep = w->ep;
-	int n = 0, room = w->max;
-
-	if (atomic_load_explicit(&et_fast_count, memory_order_relaxed))
-		et_rx_poll();
-	et_moving_poll();
-	if (kernel) {
-		/* Leave room, so that neither side starves. */
-		if (atomic_load(&ep->inbox) || atomic_load(&ep->ready_count))
-			room = room > 1 ? (room + 1) / 2 : !ep->kernel_last;
-		n = room ? real_wait(w->epfd, w->events, room, 0, NULL) : 0;
-		ep->kernel_last = n > 0;
-		if (n < 0 || n == w->max)
-			return n;
-	}
-	return n + collect(ep, w->events + n, w->max - n);
-}
-
-/*
- * Is it the real set's turn, though fast sockets have events? The clock is not
- * read at every turn: that would cost more than the rest of a short one.
- */
-static bool kernel_turn(struct et_epoll *ep)
-{
-	uint64_t now;
-
-	if (atomic_load_explicit(&ep->fast, memory_order_relaxed)) {
-		if (++ep->turns % CLOCK_TURNS)
-			return false;
-		now = et_now_ns();
-		if (ep->turns < KERNEL_TURNS && now - ep->kernel_ns < KERNEL_NS)
-			return false;
-		ep->kernel_ns = now;
-	}
-	ep->turns = 0;
-	return true;
-}
-
-/* Nothing new to look at: a few loads, since what is waited for comes soon. */
-static bool quiet(struct et_epoll *ep)
-{
-	for (int i = 0; i < QUIET_LOOKS; i++) {
-		if (et_rx_pending() || atomic_load_explicit(&ep->inbox, memory_order_relaxed) ||
-		    atomic_load_explicit(&ep->ready_count, memory_order_relaxed) ||
-		    atomic_load_explicit(&et_moving_count, memory_order_relaxed))
-			return false;
-		et_pause();
-	}
-	return true;
-}
-
-static int spin(struct waiting *w, uint64_t end)
-{
-	uint64_t now, kernel_at = w->start + KERNEL_SPIN_NS;
-	int n;
-
-	if (end > w->deadline)
-		end = w->deadline;
-	while ((now = et_now_ns()) < end) {
-		bool fast = atomic_load(&w->ep->fast), kernel = !fast || now >= kernel_at;
-
-		if (fast && !kernel && quiet(w->ep))
-			continue;
-		if (kernel)
-			kernel_at = now + KERNEL_SPIN_NS;
-		n = look(w, kernel);
-		if (n)
-			return n;
-		et_flush();
-	}
-	return 0;
-}
-
-/* One sleep; 0: look again. */
-static int sleep_once(struct waiting *w)
-{
-	struct pollfd p[ET_SLEEP_FDS] = {{.fd = w->epfd, .events = POLLIN}};
-	int fds[ET_SLEEP_FDS - 2], count = 0;
-	struct et_waiter waiter;
-	uint64_t now, deadline = w->deadline;
-	int n, r, err = et_wait_begin(&waiter);
-
-	n = look(w, true);
-	if (n) {
-		if (!err)
-			et_wait_end(&waiter);
-		return n;
-	}
-	et_flush();
-	now = et_now_ns();
-	if (!err)
-		p[++count] = (struct pollfd){.fd = waiter.fd, .events = POLLIN};
-	else if (deadline - now > NAP_NS)
-		deadline = now + NAP_NS;
-	if (atomic_load(&et_fast_count) || atomic_load(&et_moving_count)) {
-		n = et_wait_fds(fds, ET_SLEEP_FDS - 2);
-		for (int i = 0; i < n; i++)
-			p[++count] = (struct pollfd){.fd = fds[i], .events = POLLIN};
-	}
-	r = et_sleep(err ? NULL : &waiter, p, (nfds_t)count + 1, now, deadline, w->mask,
-		     &w->ep->file, ET_FD_EPOLL);
-	if (!err)
-		et_wait_end(&waiter);
-	return r < 0 ? r : 0;
-}
-
-static int wait_long(struct waiting *w, uint64_t budget)
-{
-	int n;
-
-	et_flush();
-	if (budget) {
-		n = spin(w, w->start + budget);
-		if (n)
-			return n;
-	}
-	for (;;) {
-		n = sleep_once(w);
-		if (n)
-			return n;
-		n = look(w, true);
-		if (n || et_now_ns() >= w->deadline)
-			return n;
-	}
-}
-
-static int wait_events(struct waiting *w, int64_t timeout_ns)
-{
-	struct et_epoll *ep = w->ep;
-	bool spins = atomic_load(&ep->fast) || (atomic_load(&ep->socks) && et_spin_kernel());
-	uint64_t budget = spins ? et_spin_budget(&ep->spin) : 0;
-	bool kernel = kernel_turn(ep);
-	int n = look(w, kernel);
-
-	if (n)
-		return n;
-	if (timeout_ns == 0)
-		return kernel && !w->mask ? 0 : real_wait(w->epfd, w->events, w->max, 0, w->mask);
-	w->start = et_now_ns();
-	w->deadline = et_deadline(w->start, timeout_ns);
-	n = wait_long(w, budget);
-	if (spins)
-		et_spin_learn(&ep->spin, et_now_ns() - w->start, budget != 0);
-	return n;
-}
-
-/* Is there anything that the real call would miss? */
-static bool needed(struct et_epoll *ep)
-{
-	return atomic_load(&ep->fast) || (atomic_load(&ep->live) && et_policy.promote && et_up()) ||
-	       (atomic_load(&ep->socks) && et_spin_kernel());
-}
-
-/* The pinned set, if this wait is ours. */
-static struct et_epoll *enter(int epfd, int max)
-{
-	struct et_epoll *ep;
-
-	if (et_likely(!et_fd_entry(epfd)) || max <= 0)
-		return NULL;
-	ep = et_fd_pin(epfd, ET_FD_EPOLL, ET_PIN);
-	if (!ep)
-		return NULL;
-	if (et_unlikely(ep->foreign)) {
-		ep->foreign = false;
-		demote_all(ep, ETRAN_PATH_FORK);
-	}
-	if (needed(ep))
-		return ep;
-	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
-	return NULL;
-}
-
-static int run(struct et_epoll *ep, int epfd, struct epoll_event *events, int max,
-	       int64_t timeout_ns, const sigset_t *mask)
-{
-	struct waiting w = {.ep = ep, .epfd = epfd, .events = events, .max = max, .mask = mask};
-	int n = wait_events(&w, timeout_ns);
-
-	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
-	return (int)et_return(n);
-}
-
-ET_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
-{
-	struct et_epoll *ep = enter(epfd, max);
-
-	if (!ep)
-		return et_real.epoll_wait(epfd, events, max, timeout);
-	return run(ep, epfd, events, max, (int64_t)timeout * NS_PER_MS, NULL);
-}
-
-ET_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout,
-			  const sigset_t *mask)
-{
-	struct et_epoll *ep = enter(epfd, max);
-
-	if (!ep)
-		return et_real.epoll_pwait(epfd, events, max, timeout, mask);
-	return run(ep, epfd, events, max, (int64_t)timeout * NS_PER_MS, mask);
-}
-
-ET_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max,
-			   const struct timespec *timeout, const sigset_t *mask)
-{
-	struct et_epoll *ep = NULL;
-
-	/* What is no time is the kernel's to refuse. */
-	if (!timeout || (timeout->tv_sec >= 0 && timeout->tv_nsec >= 0 &&
-			 timeout->tv_nsec < NS_PER_S && timeout->tv_sec < INT64_MAX / NS_PER_S - 1))
-		ep = enter(epfd, max);
-	if (!ep)
-		return et_real.epoll_pwait2(epfd, events, max, timeout, mask);
-	return run(ep, epfd, events, max,
-		   timeout ? timeout->tv_sec * NS_PER_S + timeout->tv_nsec : -1, mask);
 }

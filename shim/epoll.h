@@ -64,6 +64,10 @@ struct et_epoll {
 
 void et_epoll_close(int fd);
 void et_epoll_free(struct et_epoll *ep);
+/* Up to max events of fast sockets; returns how many. */
+int et_epoll_collect(struct et_epoll *ep, struct epoll_event *events, int max);
+/* All its fast sockets go back to the kernel. */
+void et_epoll_demote_all(struct et_epoll *ep, enum etran_path_reason why);
 /* The set is polled by something that knows nothing of fast sockets. */
 void et_epoll_isolate(int epfd);
 void et_epoll_after_fork(void);
