@@ -510,6 +510,8 @@ int et_sock_demote_locked(struct et_sock *s, enum etran_path_reason why)
 	if (err) {
 		s->broken = true;
 		atomic_store(&s->error, ECONNRESET);
+		/* Its socket still sleeps: make the kernel report an end. */
+		et_sys3(SYS_shutdown, atomic_load(&s->file.fd), SHUT_RDWR, 0);
 		why = ETRAN_PATH_PEER_RST;
 	}
 	et_log("fd %d: back to the kernel, reason %d, result %d", atomic_load(&s->file.fd),
