@@ -59,6 +59,7 @@ struct et_epoll {
 	uint32_t turns;
 	bool kernel_last;   /* the last events were the real set's */
 	uint64_t kernel_ns; /* when it was looked at last */
+	uint32_t kernel_gap; /* ns until the next look */
 	struct et_spin spin;
 };
 

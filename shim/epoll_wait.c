@@ -9,12 +9,15 @@
 #include "sock.h"
 #include "sys.h"
 
-/* The real set is looked at so often while fast sockets keep us busy. */
-#define KERNEL_TURNS 64
-#define KERNEL_NS 50000u
+/*
+ * The real set is looked at so often while fast sockets keep us busy or we spin:
+ * a system call that mostly finds nothing. After a look that found something
+ * the next is soon, after each other one it is later.
+ */
+#define KERNEL_TURNS 256
+#define KERNEL_MIN_NS 25000u
+#define KERNEL_MAX_NS 200000u
 #define CLOCK_TURNS 4
-/* … and while we spin. */
-#define KERNEL_SPIN_NS 20000u
 /* Looks at the rings between two looks at the clock. */
 #define QUIET_LOOKS 16
 /* Without a waiter a thread looks again so often. */
@@ -36,6 +39,7 @@ struct waiting {
 	int max;
 	const sigset_t *mask;
 	uint64_t start, deadline;
+	uint64_t now; /* as last read: the clock costs as much as a short turn */
 };
 
 /* What there is now. `kernel`: look at the real set, too, and first. */
@@ -52,6 +56,10 @@ static int look(struct waiting *w, bool kernel)
 		if (atomic_load(&ep->inbox) || atomic_load(&ep->ready_count))
 			room = room > 1 ? (room + 1) / 2 : !ep->kernel_last;
 		n = room ? real_wait(w->epfd, w->events, room, 0, NULL) : 0;
+		if (n > 0 || ep->kernel_gap < KERNEL_MIN_NS)
+			ep->kernel_gap = KERNEL_MIN_NS;
+		else if (ep->kernel_gap < KERNEL_MAX_NS)
+			ep->kernel_gap *= 2;
 		ep->kernel_last = n > 0;
 		if (n < 0 || n == w->max)
 			return n;
@@ -71,7 +79,7 @@ static bool kernel_turn(struct et_epoll *ep)
 		if (++ep->turns % CLOCK_TURNS)
 			return false;
 		now = et_now_ns();
-		if (ep->turns < KERNEL_TURNS && now - ep->kernel_ns < KERNEL_NS)
+		if (ep->turns < KERNEL_TURNS && now - ep->kernel_ns < ep->kernel_gap)
 			return false;
 		ep->kernel_ns = now;
 	}
@@ -94,18 +102,18 @@ static bool quiet(struct et_epoll *ep)
 
 static int spin(struct waiting *w, uint64_t end)
 {
-	uint64_t now, kernel_at = w->start + KERNEL_SPIN_NS;
+	uint64_t kernel_at = w->start + w->ep->kernel_gap;
 	int n;
 
 	if (end > w->deadline)
 		end = w->deadline;
-	while ((now = et_now_ns()) < end) {
-		bool fast = atomic_load(&w->ep->fast), kernel = !fast || now >= kernel_at;
+	for (w->now = w->start; w->now < end; w->now = et_now_ns()) {
+		bool fast = atomic_load(&w->ep->fast), kernel = !fast || w->now >= kernel_at;
 
 		if (fast && !kernel && quiet(w->ep))
 			continue;
 		if (kernel)
-			kernel_at = now + KERNEL_SPIN_NS;
+			kernel_at = w->now + w->ep->kernel_gap;
 		n = look(w, kernel);
 		if (n)
 			return n;
@@ -159,10 +167,10 @@ static int wait_long(struct waiting *w, uint64_t budget)
 	}
 	for (;;) {
 		n = sleep_once(w);
-		if (n)
-			return n;
-		n = look(w, true);
-		if (n || et_now_ns() >= w->deadline)
+		if (!n)
+			n = look(w, true);
+		w->now = et_now_ns();
+		if (n || w->now >= w->deadline)
 			return n;
 	}
 }
@@ -183,7 +191,7 @@ static int wait_events(struct waiting *w, int64_t timeout_ns)
 	w->deadline = et_deadline(w->start, timeout_ns);
 	n = wait_long(w, budget);
 	if (spins)
-		et_spin_learn(&ep->spin, et_now_ns() - w->start, budget != 0);
+		et_spin_learn(&ep->spin, w->now - w->start, budget != 0);
 	return n;
 }
 
