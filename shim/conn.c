@@ -77,7 +77,7 @@ static void reset(struct et_conn *c, void *user)
 {
 	c->generation = 0;
 	c->committed = c->ack_now = c->want_room = false;
-	c->losses = c->tx_errors = 0;
+	c->losses = 0;
 	c->timer_ns = 0;
 	c->timeouts = 0;
 	atomic_store(&c->want, ETRAN_PATH_OK);
@@ -328,8 +328,7 @@ enum etran_path_reason et_conn_wants_demote(struct et_conn *c)
 {
 	uint32_t want = atomic_load_explicit(&c->want, memory_order_relaxed);
 
-	if (want == ETRAN_PATH_OK &&
-	    __atomic_load_n(&c->pub->tx_errors, __ATOMIC_RELAXED) != c->tx_errors)
+	if (want == ETRAN_PATH_OK && __atomic_load_n(&c->pub->tx_errors, __ATOMIC_RELAXED))
 		return ETRAN_PATH_TX_ERROR;
 	return want;
 }

@@ -46,7 +46,6 @@ struct et_context {
 	uint32_t ring_mask;
 	uint32_t fill_mask;
 	uint8_t *umem;
-	uint64_t umem_size;
 	struct et_queue queue[ETRAN_MAX_QUEUES];
 	/* Frames in no ring and not in the stash. */
 	uint32_t spares;
@@ -70,7 +69,6 @@ struct et_conn {
 	uint32_t acked;   /* last acknowledgement sent */
 	uint32_t edge;    /* right edge last offered */
 	uint32_t losses;  /* pub->losses acted upon */
-	uint32_t tx_errors;
 	_Atomic uint32_t want; /* enum etran_path_reason: demote because */
 	_Atomic bool queued;   /* on the flush list */
 	_Atomic bool active;   /* on the assist's list */
@@ -87,7 +85,6 @@ struct et_core {
 	int control; /* control socket, -1 */
 	int tap;     /* -1 */
 	int wake;    /* eventfd the daemon writes */
-	uint32_t app;
 	uint32_t slots; /* below this number; the daemon's quota */
 	struct etran_arena *arena;
 	struct etran_stash *stash;

@@ -79,7 +79,6 @@ static int attach(int sock, const struct etran_msg_registered *m, const int *fds
 		return -EPROTO;
 	}
 	et_core.pub = pub;
-	et_core.app = m->app;
 	et_core.slots = m->slots;
 	et_core.wake = et_fd_hide(fds[2]);
 	et_core.control = sock;
@@ -193,8 +192,7 @@ static int open_rings(const struct etran_msg_rings *m, int *fds, int n)
 	    n != (int)m->queues + 2 || m->frame_size != ETRAN_FRAME_SIZE ||
 	    m->frames < m->queues * m->ring_size || m->fill_size < m->ring_size)
 		return -EPROTO;
-	x->umem_size = (uint64_t)m->frames * ETRAN_FRAME_SIZE;
-	x->umem = map(fds[0], x->umem_size, PROT_READ | PROT_WRITE, 0);
+	x->umem = map(fds[0], (size_t)m->frames * ETRAN_FRAME_SIZE, PROT_READ | PROT_WRITE, 0);
 	if (!x->umem)
 		return -ENOMEM;
 	x->queues = m->queues;
