@@ -7,9 +7,15 @@ import (
 	"testing"
 )
 
-// TestName is the name of the testbed that tests use: they leave one that
-// somebody made by hand alone.
-const TestName = "etran-test"
+// TestName returns the name of the testbed that tests use, by default: they
+// leave one that somebody made by hand alone, and test runs with different
+// $ETRAN_TESTBED leave each other alone.
+func TestName() string {
+	if name := os.Getenv("ETRAN_TESTBED"); name != "" {
+		return name + "-test"
+	}
+	return DefaultName + "-test"
+}
 
 // RequireRootEnv names the environment variable that turns the skipping of
 // tests that need root into a failure, for runs that must not miss them.
@@ -25,7 +31,7 @@ func ForTest(t testing.TB, opts Options) *Testbed {
 		t.Skip("the testbed needs root")
 	}
 	if opts.Name == "" {
-		opts.Name = TestName
+		opts.Name = TestName()
 	}
 	if opts.Log == nil {
 		opts.Log = t.Output()
