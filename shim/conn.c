@@ -4,9 +4,6 @@
  * in <etran/arena.h>, and the program's reads and writes on the fast path.
  */
 #include <errno.h>
-#include <linux/sockios.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 
 #include "control.h"
 #include "core.h"
@@ -188,34 +185,10 @@ enum et_progress et_conn_await(struct et_conn *c, uint32_t timeout_us)
 }
 
 /*
- * Octets that the kernel had received and the program had not read: they go in
- * front of what XDP delivered, at ring offsets below `read`.
- */
-static void take_kernel_queue(struct et_conn *c, int fd)
-{
-	struct etran_rcvbuf *b = &c->shared->rcv;
-	uint32_t size = et_core.arena->rcv_size, at, first;
-	struct iovec iov[2];
-	struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
-	int n = 0;
-
-	if (et_sys3(SYS_ioctl, fd, SIOCINQ, (long)&n) < 0 || n <= 0)
-		return;
-	at = (b->read - (uint32_t)n - b->base) & (size - 1);
-	first = size - at < (uint32_t)n ? size - at : (uint32_t)n;
-	iov[0] = (struct iovec){c->rcv_ring + at, first};
-	iov[1] = (struct iovec){c->rcv_ring, (uint32_t)n - first};
-	if (et_sys_recvmsg(fd, &m, MSG_DONTWAIT) == n)
-		b->read -= (uint32_t)n;
-	else
-		et_want(c, ETRAN_PATH_PROTOCOL);
-}
-
-/*
  * Frames of the flow may already be in the ring, in front of the held ones;
  * the context lock keeps other threads from inserting them meanwhile.
  */
-void et_conn_commit(struct et_conn *c, int fd)
+void et_conn_commit(struct et_conn *c)
 {
 	struct et_context *x = &et_core.context;
 
@@ -226,7 +199,6 @@ void et_conn_commit(struct et_conn *c, int fd)
 		return;
 	}
 	if (et_lock(&x->lock)) {
-		take_kernel_queue(c, fd);
 		c->acked = c->shared->rcv.nxt;
 		c->edge = c->acked;
 		c->committed = true;

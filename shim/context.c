@@ -115,10 +115,6 @@ static void take_data(struct et_conn *c, uint32_t seq, const uint8_t *data, uint
 {
 	struct etran_rcvbuf *b = &c->shared->rcv;
 
-	/* Until the take-over half of the ring is left for the octets that the
-	 * kernel still has. */
-	if (!c->committed && seq + n - b->read > et_core.arena->rcv_size / 2)
-		return;
 	switch (rcv_insert(b, c->rcv_ring, et_core.arena->rcv_size, seq, data, n)) {
 	case RCV_NEW:
 		/* At least every second full segment is acknowledged (RFC 9293

@@ -353,7 +353,7 @@ static bool finish_locked(struct et_sock *s)
 
 	switch (et_conn_progress(c)) {
 	case ET_COMMIT:
-		et_conn_commit(c, atomic_load(&s->file.fd));
+		et_conn_commit(c);
 		if (et_conn_progress(c) != ET_FAST)
 			return false;
 		set_mode(s, ET_MODE_FAST);

@@ -75,10 +75,10 @@ int et_conn_switch(struct et_conn *c);
  */
 enum et_progress et_conn_await(struct et_conn *c, uint32_t timeout_us);
 /*
- * Take over after ET_COMMIT: unread octets of the kernel queue (real recv on
- * `fd`) and frames caught in HOLD go into the receive buffer.
+ * Take over after ET_COMMIT: frames caught in HOLD go into the receive buffer,
+ * behind what the kernel's queue had (the daemon has put that there).
  */
-void et_conn_commit(struct et_conn *c, int fd);
+void et_conn_commit(struct et_conn *c);
 
 /*
  * Give the connection back to the kernel, waiting until that is done. On

@@ -188,11 +188,10 @@ enum et_progress et_conn_await(struct et_conn *c, uint32_t timeout_us)
 	return et_conn_progress(c);
 }
 
-void et_conn_commit(struct et_conn *c, int fd)
+void et_conn_commit(struct et_conn *c)
 {
 	uint32_t from = SWITCHED;
 
-	(void)fd;
 	if (atomic_compare_exchange_strong(&c->phase, &from, FAST))
 		atomic_fetch_add(&fake.switched, 1);
 }

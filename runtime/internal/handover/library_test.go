@@ -210,7 +210,7 @@ func (c *conn) pub() *abi.Pub {
 	return (*abi.Pub)(unsafe.Pointer(&c.l.pub[uint64(c.slot)*uint64(unsafe.Sizeof(abi.Pub{}))]))
 }
 
-// makeFast switches and takes what the kernel had.
+// makeFast switches and takes what was held meanwhile.
 func (c *conn) makeFast() abi.Phase {
 	c.l.t.Helper()
 	c.setPhase(abi.PhaseSwitchReq)
@@ -219,10 +219,8 @@ func (c *conn) makeFast() abi.Phase {
 	if p != abi.PhaseFast {
 		return p
 	}
-	buf := make([]byte, 64<<10)
-	if n, _, err := unix.Recvfrom(c.fd, buf, unix.MSG_DONTWAIT); err == nil && n > 0 {
-		c.put(c.a.Rcv.Read-uint32(n), buf[:n])
-		c.a.Rcv.Read -= uint32(n)
+	if n := must1(c.l.t)(unix.IoctlGetInt(c.fd, unix.SIOCINQ)); n != 0 {
+		c.l.t.Errorf("%d octets are left in the kernel's queue", n)
 	}
 	c.replay()
 	c.transmit(nil, 0) // the kernel's window may have been shut

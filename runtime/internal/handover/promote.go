@@ -3,6 +3,8 @@
 package handover
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +21,8 @@ const (
 	settleTime = 200 * time.Microsecond
 	settleNap  = 20 * time.Microsecond
 
-	// More unread octets than that in the kernel would take the library too
-	// long to read during the switch.
+	// More unread octets than that in the kernel would take too long to move
+	// during the switch.
 	maxUnread = 64 << 10
 
 	ipAndTCPHeader = 40
@@ -72,21 +74,25 @@ func (s *Slot) promote() abi.PathReason {
 	if reason := s.sleepAfter(dump); reason != abi.PathReasonOk {
 		return reason
 	}
-	queues, reason := s.takeQueues(dump)
+	queues, reason := s.takeQueues(dump, unread)
 	if reason != abi.PathReasonOk {
 		return reason
 	}
 	return s.activate(dump, &queues)
 }
 
-// takeQueues empties the kernel socket if it has unacknowledged data: with any,
-// its timers would run on. What it had goes to the library's buffers.
-func (s *Slot) takeQueues(dump *repair.State) (q repair.Queues, reason abi.PathReason) {
+// takeQueues copies what the kernel socket has, for the library's buffers. If
+// there is unacknowledged data, the socket is emptied too: with any, its timers
+// would run on. Unread octets alone stay until activate has stored them.
+func (s *Slot) takeQueues(dump *repair.State, unread int) (q repair.Queues, reason abi.PathReason) {
 	unacked, err := unix.IoctlGetInt(s.fd, unix.SIOCOUTQ)
 	if err != nil {
 		return q, s.failed(err)
 	}
 	if unacked == 0 {
+		if q.Unread, err = readUnread(s.fd, unread, unix.MSG_PEEK); err != nil {
+			return q, s.failed(err)
+		}
 		return q, abi.PathReasonOk
 	}
 	if unacked > abi.SndBuf {
@@ -102,6 +108,27 @@ func (s *Slot) takeQueues(dump *repair.State) (q repair.Queues, reason abi.PathR
 		repair.Abandon(s.fd)
 	}
 	return q, s.failed(err)
+}
+
+// errUnread means that the kernel's receive queue is not a plain run of octets
+// (urgent data), or that somebody else reads it.
+var errUnread = errors.New("unread octets of the socket cannot be moved")
+
+// readUnread reads exactly n octets of the kernel's receive queue: MSG_PEEK
+// copies them, MSG_TRUNC throws them away.
+func readUnread(fd, n, flag int) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	data := make([]byte, n)
+	got, _, err := unix.Recvfrom(fd, data, flag|unix.MSG_DONTWAIT)
+	if err != nil {
+		return nil, fmt.Errorf("read %d unread octets: %w", n, err)
+	}
+	if got != n {
+		return nil, fmt.Errorf("%w: %d of %d", errUnread, got, n)
+	}
+	return data, nil
 }
 
 // failed logs what cannot be told by a reason.
@@ -151,7 +178,9 @@ func (s *Slot) sleepAfter(dump *repair.State) abi.PathReason {
 	return abi.PathReasonOk
 }
 
-// activate fills record and arena, and starts the fast path.
+// activate fills record and arena, and starts the fast path. Unread octets
+// leave the kernel's queue only when the arena has them: a promoted connection
+// never has any there.
 func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 	record := s.conn
 	if err := s.fillRecord(&record, dump, q); err != nil {
@@ -168,6 +197,11 @@ func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 		SndUna: record.SndUna, SndNxt: record.SndNxt, RcvNxt: record.RcvNxt,
 		Unacked: append(q.InFlight, q.Unsent...), Unread: q.Unread,
 	})
+	if len(q.InFlight)+len(q.Unsent) == 0 {
+		if _, err := readUnread(s.fd, len(q.Unread), unix.MSG_TRUNC); err != nil {
+			return s.undo(dump, q, err)
+		}
+	}
 	if _, err := s.env.Path.Activate(s.index(), s.generation, &record); err != nil {
 		return s.undo(dump, q, err)
 	}
@@ -176,9 +210,9 @@ func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 	return abi.PathReasonOk
 }
 
-// undo puts what takeQueues took back into the kernel socket.
+// undo puts what was taken back into the kernel socket.
 func (s *Slot) undo(dump *repair.State, q *repair.Queues, cause error) abi.PathReason {
-	if len(q.InFlight)+len(q.Unsent) == 0 {
+	if len(q.InFlight)+len(q.Unsent)+len(q.Unread) == 0 {
 		return s.failed(cause)
 	}
 	p := &repair.Plan{

@@ -185,6 +185,67 @@ func TestPromoteAndDemote(t *testing.T) {
 	}
 }
 
+// What the kernel's queue had at a promotion is in the arena before the library
+// does anything: it can be read there, and a demotion brings it back.
+func TestUnreadOctetsGoToTheArena(t *testing.T) {
+	h := newHost(t)
+	l := newLibrary(t, h.runDir)
+	for _, size := range []int{1, 5000, 60000} {
+		for _, read := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%d octets, read %v", size, read), func(t *testing.T) {
+				l.t = t
+				ours, peer := h.dial(t, true)
+				c := l.conn(43, ours)
+				promote(t, l, c, ours, peer)
+				fastExchange(t, c, peer, 100)
+				c.demote(abi.PathReasonRequest)
+				unread := promoteUnread(t, c, peer, size)
+				if read {
+					if got := c.read(len(unread)); !bytes.Equal(got, unread) {
+						t.Error("content differs on the fast path")
+					}
+					unread = nil
+					fastExchange(t, c, peer, 100)
+				}
+				if p := c.demote(abi.PathReasonRequest); p != abi.PhaseDemoted {
+					t.Fatalf("phase %d", p)
+				}
+				expect(t, ours, unread)
+				exchange(t, ours, peer, 3000)
+			})
+		}
+	}
+}
+
+// promoteUnread promotes a connection whose kernel queue has at least size
+// octets, which it returns.
+func promoteUnread(t *testing.T, c *conn, peer *net.TCPConn, size int) (unread []byte) {
+	t.Helper()
+	for range 50 {
+		if p := c.observe(); p != abi.PhaseObserving {
+			t.Fatalf("phase %d, reason %v", p, abi.PathReason(c.a.Reason))
+		}
+		more := random(max(size-len(unread), 1))
+		send(t, peer, more)
+		unread = append(unread, more...)
+		for deadline := time.Now().Add(3 * time.Second); must1(t)(unix.IoctlGetInt(c.fd, unix.SIOCINQ)) < len(unread); {
+			if time.Now().After(deadline) {
+				t.Fatal("the octets do not come")
+			}
+		}
+		if c.makeFast() == abi.PhaseFast {
+			if n := int(c.a.Rcv.Nxt - c.a.Rcv.Read); n != len(unread) {
+				t.Errorf("%d of %d octets are in the arena", n, len(unread))
+			}
+			return unread
+		}
+		t.Logf("aborted: %v", abi.PathReason(c.a.Reason))
+		c.reinject()
+	}
+	t.Fatal("never promoted")
+	return nil
+}
+
 // What is in the library's buffers at a demotion goes into the kernel socket.
 func TestDemoteCarriesAllOctets(t *testing.T) {
 	h := newHost(t)
