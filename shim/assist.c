@@ -127,7 +127,7 @@ static bool tick_conn(struct et_conn *c, uint64_t now)
 		c->timeouts = 0;
 		atomic_store(&c->active, false);
 	}
-	et_unlock(et_conn_lock(c));
+	et_conn_unlock(c);
 	return busy;
 }
 

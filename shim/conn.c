@@ -50,6 +50,7 @@ static int tell(struct et_conn *c, enum etran_msg_type type, enum etran_path_rea
 		.slot = c->slot,
 		.generation = c->generation,
 		.reason = why,
+		.number = fd < 0 ? 0 : (uint32_t)fd,
 	};
 
 	return et_control_send(et_core.control, &m, sizeof(m), fd);
@@ -117,9 +118,18 @@ struct et_conn *et_conn_open(int fd, void *user)
 	return NULL;
 }
 
+/* On the way back to the kernel. */
+static bool demoting(uint32_t phase)
+{
+	return phase == ETRAN_PHASE_DEMOTE_REQ || phase == ETRAN_PHASE_FROZEN ||
+	       phase == ETRAN_PHASE_DRAINED;
+}
+
 enum et_progress et_conn_progress(struct et_conn *c)
 {
-	switch (et_phase(c)) {
+	uint32_t phase = et_phase(c);
+
+	switch (phase) {
 	case ETRAN_PHASE_OBSERVE_REQ:
 	case ETRAN_PHASE_SWITCH_REQ:
 		return ET_WAIT;
@@ -131,7 +141,7 @@ enum et_progress et_conn_progress(struct et_conn *c)
 	case ETRAN_PHASE_FAST:
 		return c->committed ? ET_FAST : ET_COMMIT;
 	default:
-		return ET_GONE;
+		return demoting(phase) ? ET_WAIT : ET_GONE;
 	}
 }
 
@@ -176,11 +186,26 @@ static uint32_t await_phase(struct et_conn *c, uint32_t phase, uint64_t limit_ns
 	return seen;
 }
 
+/* Wait until a demotion under way is over; returns the phase seen last. */
+static uint32_t await_demoted(struct et_conn *c)
+{
+	uint32_t phase, seen = et_phase(c);
+
+	do {
+		phase = seen;
+		if (demoting(phase))
+			seen = await_phase(c, phase, SWITCH_LIMIT_NS);
+	} while (seen != phase);
+	return phase;
+}
+
 enum et_progress et_conn_await(struct et_conn *c, uint32_t timeout_us)
 {
 	uint64_t limit = timeout_us == UINT32_MAX ? SWITCH_LIMIT_NS : timeout_us * 1000ull;
+	uint32_t phase = await_phase(c, ETRAN_PHASE_SWITCH_REQ, limit);
 
-	await_phase(c, ETRAN_PHASE_SWITCH_REQ, limit);
+	if (demoting(phase)) /* taken away before this process noticed that it was fast */
+		await_phase(c, phase, limit);
 	return et_conn_progress(c);
 }
 
@@ -195,7 +220,7 @@ void et_conn_commit(struct et_conn *c)
 	if (!et_lock(et_conn_lock(c)))
 		return;
 	if (et_phase(c) != ETRAN_PHASE_FAST || c->committed) {
-		et_unlock(et_conn_lock(c));
+		et_conn_unlock(c);
 		return;
 	}
 	if (et_lock(&x->lock)) {
@@ -209,16 +234,32 @@ void et_conn_commit(struct et_conn *c)
 	if (et_stash_replay(c) && c->shared->snd.nxt != c->shared->snd.una)
 		et_tx_retransmit(c);
 	et_tx_push(c);
-	et_unlock(et_conn_lock(c));
+	et_conn_unlock(c);
 }
 
 /* Ask for re-injection of the held frames and let the slot go. */
 static void reinject(struct et_conn *c)
 {
+	if (!atomic_exchange(&c->leaving, false))
+		return;
 	et_rx_drain();
-	c->user = NULL;
 	set_phase(c, ETRAN_PHASE_REINJECT_REQ);
 	tell(c, ETRAN_MSG_REINJECT, ETRAN_PATH_OK, -1);
+}
+
+/* The last one out does it: the releaser, or the thread that lost the lock. */
+static void leave(struct et_conn *c)
+{
+	c->user = NULL;
+	atomic_store(&c->leaving, true);
+	if (!__atomic_load_n(&c->shared->displaced, __ATOMIC_SEQ_CST))
+		reinject(c);
+}
+
+void et_conn_step_aside(struct et_conn *c)
+{
+	__atomic_store_n(&c->shared->displaced, 0, __ATOMIC_SEQ_CST);
+	reinject(c);
 }
 
 void et_conn_release(struct et_conn *c)
@@ -238,6 +279,12 @@ void et_conn_release(struct et_conn *c)
 		case ETRAN_PHASE_SWITCH_REQ:
 			await_phase(c, phase, SWITCH_LIMIT_NS);
 			continue;
+		case ETRAN_PHASE_DEMOTE_REQ:
+		case ETRAN_PHASE_FROZEN:
+		case ETRAN_PHASE_DRAINED:
+			if (demoting(await_demoted(c)))
+				return; /* nobody ends it */
+			continue;
 		case ETRAN_PHASE_REFUSED:
 			c->user = NULL;
 			set_phase(c, ETRAN_PHASE_FREE);
@@ -245,7 +292,7 @@ void et_conn_release(struct et_conn *c)
 		case ETRAN_PHASE_ABORTED:
 		case ETRAN_PHASE_DEMOTED:
 		case ETRAN_PHASE_DEMOTE_FAILED:
-			reinject(c);
+			leave(c);
 			return;
 		default:
 			return;
@@ -253,37 +300,39 @@ void et_conn_release(struct et_conn *c)
 	}
 }
 
-/* FAST → DEMOTED with the connection's lock held. */
+/*
+ * To DEMOTED with the connection's lock held. The daemon may be doing it by
+ * itself already; then taking the rings is no harm.
+ */
 static int demote_locked(struct et_conn *c, enum etran_path_reason why)
 {
 	uint32_t phase;
 	int err;
 
-	c->shared->reason = why;
-	set_phase(c, ETRAN_PHASE_DEMOTE_REQ);
-	err = tell(c, ETRAN_MSG_DEMOTE, why, -1);
-	if (err)
-		return err;
+	if (change_phase(c, ETRAN_PHASE_FAST, ETRAN_PHASE_DEMOTE_REQ)) {
+		err = tell(c, ETRAN_MSG_DEMOTE, why, -1);
+		if (err == -EAGAIN)
+			change_phase(c, ETRAN_PHASE_DEMOTE_REQ, ETRAN_PHASE_FAST);
+		if (err)
+			return err;
+	}
 	phase = await_phase(c, ETRAN_PHASE_DEMOTE_REQ, SWITCH_LIMIT_NS);
 	if (phase == ETRAN_PHASE_FROZEN) {
 		et_rx_drain();
 		change_phase(c, ETRAN_PHASE_FROZEN, ETRAN_PHASE_DRAINED);
-		phase = await_phase(c, ETRAN_PHASE_DRAINED, SWITCH_LIMIT_NS);
+		phase = await_demoted(c);
 	}
-	return phase == ETRAN_PHASE_DEMOTED ? 0 : -ECONNRESET;
+	return phase == ETRAN_PHASE_DEMOTE_FAILED || demoting(phase) ? -ECONNRESET : 0;
 }
 
 int et_conn_demote(struct et_conn *c, enum etran_path_reason why)
 {
-	int err = 0;
+	int err;
 
 	if (!et_lock(et_conn_lock(c)))
 		return -EAGAIN;
-	if (et_phase(c) == ETRAN_PHASE_FAST)
-		err = demote_locked(c, why);
-	else if (et_phase(c) == ETRAN_PHASE_DEMOTE_FAILED)
-		err = -ECONNRESET;
-	et_unlock(et_conn_lock(c));
+	err = demote_locked(c, why);
+	et_conn_unlock(c);
 	return err;
 }
 
@@ -302,6 +351,9 @@ enum etran_path_reason et_conn_wants_demote(struct et_conn *c)
 
 	if (want == ETRAN_PATH_OK && __atomic_load_n(&c->pub->tx_errors, __ATOMIC_RELAXED))
 		return ETRAN_PATH_TX_ERROR;
+	/* Somebody else does it, or the daemon has done it. */
+	if (want == ETRAN_PATH_OK && et_phase(c) != ETRAN_PHASE_FAST)
+		return et_conn_reason(c) ? et_conn_reason(c) : ETRAN_PATH_REQUEST;
 	return want;
 }
 
@@ -312,8 +364,26 @@ static int enter(struct et_conn *c)
 		return -EAGAIN;
 	if (et_phase(c) == ETRAN_PHASE_FAST && c->committed)
 		return 0;
-	et_unlock(et_conn_lock(c));
+	et_conn_unlock(c);
 	return ET_KERNEL;
+}
+
+/*
+ * The lock was seized while this thread had it, having moved `n` octets from
+ * sequence `from` on: how many of them count, because the daemon saw them moved
+ * (see ETRAN_LOCK_SEIZED). ET_KERNEL if none do.
+ */
+static ssize_t seized(struct et_conn *c, const uint32_t *taken, uint32_t from, size_t n)
+{
+	bool ended = !demoting(await_demoted(c));
+	uint32_t done = __atomic_load_n(taken, __ATOMIC_RELAXED) - from;
+
+	et_conn_step_aside(c);
+	if (!ended)
+		return -ECONNRESET;
+	if (!n || (int32_t)done <= 0)
+		return ET_KERNEL;
+	return done < n ? (ssize_t)done : (ssize_t)n;
 }
 
 /* The program made room: tell a peer that has little of it left (RFC 9293 3.8.6.2.2). */
@@ -330,44 +400,53 @@ static void window_update(struct et_conn *c)
 
 ssize_t et_conn_recv(struct et_conn *c, const struct iovec *iov, int iovcnt, bool peek)
 {
+	uint32_t from;
 	size_t n;
 	int err = enter(c);
 
 	if (err)
 		return err;
+	from = c->shared->rcv.read;
 	n = rcv_read(&c->shared->rcv, c->rcv_ring, et_core.arena->rcv_size, iov, iovcnt, peek);
 	if (n && !peek)
 		window_update(c);
-	et_unlock(et_conn_lock(c));
+	if (!et_unlock_shared(et_conn_lock(c)))
+		return seized(c, &c->shared->taken_read, from, peek ? 0 : n);
 	return n ? (ssize_t)n : -EAGAIN;
 }
 
 ssize_t et_conn_discard(struct et_conn *c, size_t n)
 {
+	uint32_t from;
 	int err = enter(c);
 
 	if (err)
 		return err;
+	from = c->shared->rcv.read;
 	n = rcv_discard(&c->shared->rcv, n);
 	if (n)
 		window_update(c);
-	et_unlock(et_conn_lock(c));
+	if (!et_unlock_shared(et_conn_lock(c)))
+		return seized(c, &c->shared->taken_read, from, n);
 	return n ? (ssize_t)n : -EAGAIN;
 }
 
 ssize_t et_conn_send(struct et_conn *c, const struct iovec *iov, int iovcnt)
 {
 	struct etran_sndbuf *b = &c->shared->snd;
+	uint32_t from;
 	size_t n;
 	int err = enter(c);
 
 	if (err)
 		return err;
+	from = b->end;
 	snd_acked(b, __atomic_load_n(&c->pub->snd_una, __ATOMIC_ACQUIRE));
 	n = snd_append(b, c->snd_ring, et_core.arena->snd_size, iov, iovcnt);
 	if (n)
 		et_tx_push(c);
-	et_unlock(et_conn_lock(c));
+	if (!et_unlock_shared(et_conn_lock(c)))
+		return seized(c, &c->shared->taken_end, from, n);
 	return n ? (ssize_t)n : -EAGAIN;
 }
 
@@ -399,7 +478,7 @@ void et_conn_want_room(struct et_conn *c)
 	et_tx_ack(c, ETRAN_TX_NOTIFY);
 	c->want_room = true;
 	et_assist_arm(c);
-	et_unlock(et_conn_lock(c));
+	et_conn_unlock(c);
 }
 
 void et_conn_kept_options(const struct et_conn *c, uint32_t *keepalive, uint32_t *user_timeout)

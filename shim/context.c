@@ -25,13 +25,10 @@
 /* Frames after which a queue that was never used much gives some back. */
 #define CALM_FRAMES (1u << 16)
 
-/* Put a frame at the disposal of the kernel. */
+/* Put a frame at the disposal of the kernel, as soon as that is published. */
 static void post(struct et_context *x, struct et_queue *q, uint64_t addr)
 {
-	uint32_t at = __atomic_load_n(q->fill_producer, __ATOMIC_RELAXED);
-
-	q->fill_addr[at & x->fill_mask] = addr;
-	__atomic_store_n(q->fill_producer, at + 1, __ATOMIC_RELEASE);
+	q->fill_addr[q->filled++ & x->fill_mask] = addr;
 	q->posted++;
 }
 
@@ -49,6 +46,7 @@ void et_post_frames(struct et_context *x, struct et_queue *q)
 {
 	while (q->posted < q->target && x->spares)
 		post(x, q, x->spare[--x->spares]);
+	__atomic_store_n(q->fill_producer, q->filled, __ATOMIC_RELEASE);
 }
 
 /* `backlog` frames were waiting in the ring, of which `taken` were taken. */
@@ -234,6 +232,9 @@ static unsigned poll_queue(struct et_context *x, struct et_queue *q)
 			recycle(x, q, d->addr);
 	}
 	q->taken += n;
+	/* First this, then the fill ring: what a ring still shows is unchanged
+	 * in its frame, and what it no longer shows is in the buffers. The daemon
+	 * takes over on that ground (handover's PeekRings). */
 	__atomic_store_n(q->rx_consumer, q->taken, __ATOMIC_RELEASE);
 	adapt(x, q, backlog, n);
 	return n;

@@ -27,6 +27,7 @@ struct et_queue {
 	/* Fill ring: we produce, the kernel consumes. */
 	uint32_t *fill_producer;
 	uint64_t *fill_addr;
+	uint32_t filled;   /* = *fill_producer, once published */
 	uint32_t taken;    /* = *rx_consumer; reported to egress as credit */
 	uint32_t reported; /* last value of `taken` in a tap frame */
 	uint32_t posted;   /* frames in either ring */
@@ -70,6 +71,7 @@ struct et_conn {
 	uint32_t edge;    /* right edge last offered */
 	uint32_t losses;  /* pub->losses acted upon */
 	_Atomic uint32_t want; /* enum etran_path_reason: demote because */
+	_Atomic bool leaving;  /* released; a displaced thread is still inside */
 	_Atomic bool queued;   /* on the flush list */
 	_Atomic bool active;   /* on the assist's list */
 
@@ -124,7 +126,8 @@ void et_tx_credit(void);
 void et_rx_drain(void);
 /* Frames posted per queue at first. */
 #define ET_POSTED_MIN 256u
-/* Give the kernel spares until the queue has its target. */
+/* Give the kernel the frames put at its disposal, and spares until the queue
+ * has its target. */
 void et_post_frames(struct et_context *x, struct et_queue *q);
 /* Frames that the stash no longer needs go back to the spares. */
 void et_stash_reclaim(void);
@@ -144,6 +147,13 @@ static inline struct et_lock *et_conn_lock(struct et_conn *c)
 {
 	/* owner and waiters lie side by side in the arena. */
 	return (struct et_lock *)&c->shared->owner;
+}
+/* The end of using a slot after its lock was seized. */
+void et_conn_step_aside(struct et_conn *c);
+static inline void et_conn_unlock(struct et_conn *c)
+{
+	if (!et_unlock_shared(et_conn_lock(c)))
+		et_conn_step_aside(c);
 }
 _Static_assert(offsetof(struct etran_aconn, waiters) == offsetof(struct etran_aconn, owner) + 4 &&
 		       sizeof(struct et_lock) == 8,

@@ -2,8 +2,8 @@
 /*
  * A lock that knows its owner: a signal handler that interrupts the holder and
  * comes back here gets false instead of a deadlock. Spins a little, then sleeps
- * on a futex. The words may lie in shared memory (the connection locks do, so
- * that the daemon can see who holds one).
+ * on a futex. The words may lie in shared memory: the connection locks do, so
+ * that the daemon can take one away (ETRAN_LOCK_SEIZED in <etran/arena.h>).
  */
 #ifndef ET_LOCK_H
 #define ET_LOCK_H
@@ -54,6 +54,23 @@ static inline void et_unlock(struct et_lock *l)
 	 * after a millisecond. Cheaper than a full barrier on every unlock. */
 	if (__builtin_expect(__atomic_load_n(&l->waiters, __ATOMIC_RELAXED) != 0, 0))
 		et_futex_wake(&l->owner, 1);
+}
+
+/*
+ * The same for a lock in shared memory. False: it was seized while this thread
+ * held it, and is not this thread's to give back.
+ */
+static inline bool et_unlock_shared(struct et_lock *l)
+{
+	uint32_t own = et_tid();
+
+	if (__builtin_expect(!__atomic_compare_exchange_n(&l->owner, &own, 0, false,
+							  __ATOMIC_RELEASE, __ATOMIC_ACQUIRE),
+			     0))
+		return false;
+	if (__builtin_expect(__atomic_load_n(&l->waiters, __ATOMIC_RELAXED) != 0, 0))
+		et_futex_wake(&l->owner, 1);
+	return true;
 }
 
 #endif

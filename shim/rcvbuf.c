@@ -95,13 +95,12 @@ enum rcv_result rcv_insert(struct etran_rcvbuf *b, uint8_t *ring, uint32_t size,
 		return RCV_NO_ROOM;
 	if (read == b->nxt && !b->ranges)
 		b->base = read;
-	if (seq != b->nxt) {
-		if (!add_range(b, seq, end))
-			return RCV_NO_ROOM;
-		ring_store(ring, size, seq - b->base, data, n);
-		return RCV_HOLE;
-	}
+	/* The octets first: the words may be read by the daemon at any moment. */
 	ring_store(ring, size, seq - b->base, data, n);
+	if (seq != b->nxt) {
+		__atomic_thread_fence(__ATOMIC_RELEASE);
+		return add_range(b, seq, end) ? RCV_HOLE : RCV_NO_ROOM;
+	}
 	__atomic_store_n(&b->nxt, b->ranges ? join_ranges(b, end) : end, __ATOMIC_RELEASE);
 	return RCV_NEW;
 }

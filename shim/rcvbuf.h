@@ -31,7 +31,7 @@ enum rcv_result {
 };
 
 void rcv_init(struct etran_rcvbuf *b, uint32_t seq);
-/* Store `n` octets of sequence `seq`. Context lock. */
+/* Store `n` octets of sequence `seq`; the words change after the octets. Context lock. */
 enum rcv_result rcv_insert(struct etran_rcvbuf *b, uint8_t *ring, uint32_t size, uint32_t seq,
 			   const uint8_t *data, uint32_t n);
 /* Copy out up to iov's length; returns octets. Connection lock. */

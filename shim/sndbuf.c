@@ -24,7 +24,7 @@ size_t snd_append(struct etran_sndbuf *b, uint8_t *ring, uint32_t size, const st
 			memcpy(ring, p + first, n - first);
 		done += n;
 	}
-	b->end += done;
+	__atomic_store_n(&b->end, b->end + done, __ATOMIC_RELEASE);
 	return done;
 }
 

@@ -20,7 +20,7 @@ static inline uint32_t snd_room(const struct etran_sndbuf *b, uint32_t size)
 	return size - (b->end - b->una);
 }
 
-/* Append from iov what fits; returns octets taken. */
+/* Append from iov what fits; returns octets taken. `end` is published last. */
 size_t snd_append(struct etran_sndbuf *b, uint8_t *ring, uint32_t size, const struct iovec *iov,
 		  int iovcnt);
 /* SND.UNA advanced (or not): free what is acknowledged. */

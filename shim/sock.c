@@ -27,6 +27,7 @@
 static struct et_pool pool = {.size = sizeof(struct et_sock), .max = MAX_SOCKS};
 _Atomic uint32_t et_fast_count;
 _Atomic uint32_t et_moving_count;
+/* Sockets on their way, or with a slot to be given up when nobody is inside. */
 static struct et_sock *_Atomic moving[MAX_MOVING];
 
 /* Those who wait for a mode to end do so on the lock: no wake-up needed here. */
@@ -51,6 +52,7 @@ static void start_over(struct et_sock *s, bool nonblock)
 	atomic_store(&s->starved, false);
 	atomic_store(&s->asked_room, false);
 	s->closing = s->broken = s->observed = s->asked = false;
+	s->late = NULL;
 	atomic_store(&s->error, 0);
 	atomic_store(&s->please, ETRAN_PATH_OK);
 	atomic_store(&s->conn, NULL);
@@ -207,6 +209,7 @@ static bool lasting(enum etran_path_reason why)
 	case ETRAN_PATH_PEER_RST:
 	case ETRAN_PATH_FORK:
 	case ETRAN_PATH_PROTOCOL:
+	case ETRAN_PATH_DESTROYED:
 		return true;
 	default:
 		return false;
@@ -266,7 +269,7 @@ static void open_locked(struct et_sock *s)
 	int fd = atomic_load(&s->file.fd);
 	struct et_conn *c;
 
-	if (!regs_promotable(s) || et_process_shares(fd, s->born)) {
+	if (s->late || !regs_promotable(s) || et_process_shares(fd, s->born)) {
 		postpone(s);
 		return;
 	}
@@ -390,6 +393,18 @@ static void await_switch_locked(struct et_sock *s)
 	}
 }
 
+/* Nobody that knew the slot of the past is inside any more. */
+static void late_locked(struct et_sock *s)
+{
+	struct et_conn *c = s->late;
+
+	if (!c || et_file_inside(&s->file))
+		return;
+	s->late = NULL;
+	et_conn_release(c);
+	moving_remove(s);
+}
+
 void et_moving_run(void)
 {
 	for (int i = 0; i < MAX_MOVING; i++) {
@@ -400,6 +415,8 @@ void et_moving_run(void)
 		if (et_trylock(&s->lock)) {
 			if (et_sock_mode(s) == ET_MODE_SWITCHING)
 				finish_locked(s);
+			else
+				late_locked(s);
 			et_unlock(&s->lock);
 		}
 		et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
@@ -504,9 +521,12 @@ int et_sock_demote_locked(struct et_sock *s, enum etran_path_reason why)
 		return err;
 	}
 	atomic_store(&s->conn, NULL);
-	/* A slot that is still in use is lost, not re-used. */
+	/* A slot that is still in use is given up later (without room to
+	 * remember it: never). */
 	if (drain(s))
 		et_conn_release(c);
+	else if (moving_add(s))
+		s->late = c;
 	if (err) {
 		s->broken = true;
 		atomic_store(&s->error, ECONNRESET);

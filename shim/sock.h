@@ -55,6 +55,7 @@ struct et_sock {
 	/* Changed with lock and, from FAST, with nobody inside. */
 	struct et_conn *_Atomic conn;
 	struct et_reg *_Atomic reg[ET_SOCK_REGS];
+	struct et_conn *late; /* lock; given up, but a thread inside still uses it */
 
 	/* Policy: plain words, a lost update delays a promotion. */
 	bool asked;            /* octets were sent since the last ones came */

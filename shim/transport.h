@@ -85,7 +85,8 @@ void et_conn_commit(struct et_conn *c);
  * return (0) every octet received and not read is in the kernel's receive
  * queue, everything given to send is in its send queue. ECONNRESET if the
  * socket could not be restored. Call et_conn_release afterwards. Safe to call
- * by several threads: one does it, the others wait.
+ * by several threads: one does it, the others wait. 0 at once if the daemon has
+ * done it by itself.
  */
 int et_conn_demote(struct et_conn *c, enum etran_path_reason why);
 /* Forget the slot (not FAST); held frames are re-injected first. */

@@ -250,7 +250,7 @@ static void flush_one(struct et_conn *c)
 			et_tx_recover(c);
 			et_tx_push(c);
 		}
-		et_unlock(et_conn_lock(c));
+		et_conn_unlock(c);
 	}
 	if (c->ack_now || c->acked != c->shared->rcv.nxt)
 		et_tx_ack(c, 0);

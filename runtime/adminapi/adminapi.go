@@ -119,17 +119,26 @@ type Stats struct {
 	PromotionsAborted map[string]uint64 `json:"promotions_aborted"`
 	PromotionsRefused map[string]uint64 `json:"promotions_refused"`
 	Demotions         map[string]uint64 `json:"demotions"`
-	FastSegsIn        uint64            `json:"fast_segs_in"`
-	FastSegsOut       uint64            `json:"fast_segs_out"`
-	FastBytesIn       uint64            `json:"fast_bytes_in"`
-	FastBytesOut      uint64            `json:"fast_bytes_out"`
-	KernelBytesIn     uint64            `json:"kernel_bytes_in"`
-	KernelBytesOut    uint64            `json:"kernel_bytes_out"`
-	Retransmissions   uint64            `json:"retransmissions"`
-	Drops             map[string]uint64 `json:"drops"`
-	PromotePause      Quantiles         `json:"promote_pause"`
-	DemotePause       Quantiles         `json:"demote_pause"`
-	RedirectErrors    uint64            `json:"redirect_errors"`
+	// Seized are demotions that the daemon did without the program's help,
+	// because it was dead, stopped or did not answer; Stuck are those of them
+	// in which the program's shared memory made no sense.
+	Seized uint64 `json:"seized"`
+	Stuck  uint64 `json:"stuck"`
+	// ClosedBehind are sockets closed or shut down by ways that the library
+	// does not see; Destroyed those ended by an administrator (ss -K).
+	ClosedBehind    uint64            `json:"closed_behind"`
+	Destroyed       uint64            `json:"destroyed"`
+	FastSegsIn      uint64            `json:"fast_segs_in"`
+	FastSegsOut     uint64            `json:"fast_segs_out"`
+	FastBytesIn     uint64            `json:"fast_bytes_in"`
+	FastBytesOut    uint64            `json:"fast_bytes_out"`
+	KernelBytesIn   uint64            `json:"kernel_bytes_in"`
+	KernelBytesOut  uint64            `json:"kernel_bytes_out"`
+	Retransmissions uint64            `json:"retransmissions"`
+	Drops           map[string]uint64 `json:"drops"`
+	PromotePause    Quantiles         `json:"promote_pause"`
+	DemotePause     Quantiles         `json:"demote_pause"`
+	RedirectErrors  uint64            `json:"redirect_errors"`
 }
 
 // Quantiles summarise how long switches kept a connection waiting, in

@@ -47,6 +47,10 @@
  * held frames of the slot are in the stash, and asks for their re-injection.
  * DEMOTE_FAILED: the kernel socket could not be restored (it is closed: reads
  * give ECONNRESET as after a reset).
+ *
+ * A program that is dead, stopped or does not answer need not take part: the
+ * daemon goes from FAST, DEMOTE_REQ or FROZEN to DEMOTED alone, having seized
+ * the connection's lock (ETRAN_LOCK_SEIZED).
  */
 enum etran_phase {
 	ETRAN_PHASE_FREE = 0,
@@ -64,6 +68,32 @@ enum etran_phase {
 	ETRAN_PHASE_FROZEN = 12,
 	ETRAN_PHASE_DRAINED = 13,
 };
+
+/*
+ * In etran_aconn.owner: the daemon has the connection's lock, taken from
+ * whoever had it, and gives the connection back to the kernel.
+ *
+ *   D: flow in HOLD, phase FROZEN
+ *   D: displaced = the tid in `owner`, owner: that tid → SEIZED, in one step
+ *   D: copies rings, words and buffers until nothing changed meanwhile
+ *   D: taken_read, taken_end = `read` and `end` in its copy
+ *   D: socket restored; phase DEMOTED; owner = 0
+ *
+ * The library gives the lock back by compare-and-swap, tid → 0. If that
+ * succeeds, it came before the seizure in the order of the changes of `owner`,
+ * and all that the thread wrote under the lock is in the daemon's copy. If it
+ * fails, the lock was seized: the thread waits for the end of the switch and
+ * compares. Octets that it appended count if taken_end covers them: the kernel
+ * sends them. Octets that it copied out count if taken_read covers them;
+ * otherwise they are in the kernel's receive queue. For what does not count the
+ * call is done again on the kernel's socket. Both words are published after the
+ * octets that they speak of, so that the daemon's copy has what it says it has.
+ *
+ * The slot is not used again while the displaced thread may still write to it:
+ * that thread sets `displaced` to 0 when it is done, and then, or if it was 0
+ * before, the library asks for REINJECT.
+ */
+#define ETRAN_LOCK_SEIZED 0x80000000u
 
 /* A received range beyond a hole: [start, end). */
 struct etran_range {
@@ -109,8 +139,8 @@ struct etran_stash {
 struct etran_aconn {
 	__u32 phase;      /* enum etran_phase, futex */
 	__u32 generation; /* D: of the slot, valid from OBSERVING on */
-	__u32 reason;     /* enum etran_path_reason: D when refusing, L when demoting */
-	__u32 owner;      /* lock: tid of the holder, 0 free; see shim/lock.h */
+	__u32 reason;     /* D: enum etran_path_reason of a refusal or demotion */
+	__u32 owner;      /* lock: tid of the holder, 0 free, or ETRAN_LOCK_SEIZED */
 	__u32 waiters;
 	/* D at FAST: */
 	__u32 mss;        /* payload octets per segment */
@@ -120,11 +150,14 @@ struct etran_aconn {
 	__u32 ring;       /* context's first ring */
 	/* L, for tools only: what went through the kernel. */
 	__u32 kernel_reason; /* enum etran_path_reason: why still on the kernel */
-	__u32 pad;
+	__u32 displaced;     /* tid that the lock was seized from, 0 none; D, then L */
 	__u64 kernel_bytes_in;
 	__u64 kernel_bytes_out;
 	struct etran_sndbuf snd;
 	struct etran_rcvbuf rcv;
+	/* D, of a connection that was seized: what it found. */
+	__u32 taken_read; /* rcv.read */
+	__u32 taken_end;  /* snd.end */
 };
 
 struct etran_arena {

@@ -82,7 +82,7 @@ struct etran_msg_slot {
 	__u32 slot;
 	__u32 generation; /* 0 in OBSERVE */
 	__u32 reason;     /* enum etran_path_reason */
-	__u32 pad;
+	__u32 number;     /* OBSERVE: the socket's descriptor in the program */
 };
 
 struct etran_msg_rings {

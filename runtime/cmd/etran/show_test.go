@@ -49,6 +49,7 @@ func TestPrintStats(t *testing.T) {
 	var out bytes.Buffer
 	err := printStats(&out, &adminapi.Stats{
 		Promotions: 3, Demotions: map[string]uint64{"fin": 1, "fork": 2, "close": 2},
+		Seized: 2, Stuck: 1, ClosedBehind: 4,
 		FastBytesIn: 99, KernelBytesOut: 1, FastSegsIn: 4,
 		PromotePause: adminapi.Quantiles{Count: 3, P50Us: 8.5, P99Us: 9, MaxUs: 20},
 	})
@@ -63,6 +64,9 @@ demotions                   5
   close                     2
   fork                      2
   fin                       1
+seized by the daemon        2, of them stuck 1
+closed behind the library   4
+destroyed by others         0
 pause to promote            p50 8.5 µs, p99 9.0 µs, max 20.0 µs of 3
 pause to demote             -
 fast path in                99B in 4 segments

@@ -38,6 +38,10 @@ type App struct {
 	rings      *rings
 	claimAgain time.Time // not before
 
+	stoppedMu sync.Mutex // what Stopped found last
+	stopped   bool
+	stoppedAt time.Time
+
 	mu      sync.Mutex
 	session *control.Session // nil once lost
 	ended   bool
@@ -184,7 +188,7 @@ func (a *App) handleSlot(msg control.Message) {
 func act(s *handover.Slot, msg control.Message) error {
 	switch msg.Type {
 	case abi.MsgTypeObserve:
-		return s.Observe(msg.Fd)
+		return s.Observe(msg.Fd, int(msg.Slot.Number))
 	case abi.MsgTypeSwitch:
 		return s.Switch()
 	case abi.MsgTypeDemote:
@@ -229,8 +233,12 @@ func (a *App) Wake() {
 	_, _ = unix.Write(a.wake, one)
 }
 
-// please asks the application to switch a connection.
+// please asks the application to switch a connection. A demotion comes, whether
+// it answers or not.
 func (a *App) please(t abi.MsgType, s *handover.Slot, generation uint32, reason abi.PathReason) bool {
+	if t == abi.MsgTypePleaseDemote && s != nil {
+		s.Expect(reason)
+	}
 	a.mu.Lock()
 	session := a.session
 	a.mu.Unlock()

@@ -357,7 +357,7 @@ func (m *Manager) Stop() {
 	}
 	m.space.Close()
 	m.log.Info("all connections are the kernel's", "promotions", m.counters.Promotions.Load(),
-		"stuck", m.counters.Stuck.Load(), "death_unproven", m.counters.DeathUnproven.Load())
+		"seized", m.counters.Seized.Load(), "stuck", m.counters.Stuck.Load())
 }
 
 func fastConns(apps []*App) int {

@@ -178,6 +178,8 @@ func (m *Manager) Stats() (*adminapi.Stats, error) {
 		PromotionsAborted: c.Aborted.Map(), PromotionsRefused: c.Refused.Map(), Demotions: c.Demotions.Map(),
 		Drops:        drops,
 		PromotePause: c.PromotePause.Quantiles(), DemotePause: c.DemotePause.Quantiles(),
+		Seized: c.Seized.Load(), Stuck: c.Stuck.Load(),
+		ClosedBehind: c.ClosedBehind.Load(), Destroyed: c.Destroyed.Load(),
 		RedirectErrors: drops[abi.DropReasonRedirectRx.String()] + drops[abi.DropReasonRedirectTx.String()],
 	}
 	t := m.traffic()

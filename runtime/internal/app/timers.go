@@ -9,20 +9,27 @@ import (
 	abi "github.com/etran-go/etran/c-abi"
 )
 
-// Often enough for a user time-out of seconds, rare enough to cost nothing.
-const timerInterval = 500 * time.Millisecond
+const (
+	// Often enough for a user time-out of seconds, rare enough to cost nothing.
+	timerInterval = 500 * time.Millisecond
+	// A connection that was closed unseen stays so long.
+	auditTurns = 2
+)
 
 // runTimers does the duties of the sleeping sockets' timers.
 func (m *Manager) runTimers(ctx context.Context) {
 	ticker := time.NewTicker(timerInterval)
 	defer ticker.Stop()
-	for {
+	for turn := 0; ; turn++ {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
 			for _, a := range m.list() {
 				a.checkTimers(now)
+				if turn%auditTurns == 0 {
+					a.audit()
+				}
 			}
 		}
 	}

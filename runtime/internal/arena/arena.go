@@ -176,7 +176,42 @@ func (s Slot) Start(c Constants, d Data) {
 // Claim names the slot's generation and ring, before OBSERVING.
 func (s Slot) Claim(generation, ring uint32) {
 	w := s.aconn()
-	w.Generation, w.Ring = generation, ring
+	w.Generation, w.Ring, w.Displaced = generation, ring, 0
+}
+
+// seizeTries bounds the attempts to take a lock in an orderly way: only a
+// program that changes the word all the time uses them up.
+const seizeTries = 1000
+
+// Seize takes the connection's lock from whoever has it (ETRAN_LOCK_SEIZED in
+// c-abi/include/etran/arena.h). The phase is FROZEN already.
+func (s Slot) Seize() {
+	w := s.aconn()
+	for range seizeTries {
+		owner := loadAcquire(&w.Owner)
+		if owner == uint32(abi.LockSeized) {
+			return // by a daemon that died meanwhile
+		}
+		storeRelease(&w.Displaced, owner)
+		if compareAndSwap(&w.Owner, owner, uint32(abi.LockSeized)) {
+			return
+		}
+	}
+	storeRelease(&w.Owner, uint32(abi.LockSeized))
+}
+
+// SetTaken says what a seizure found: how far the program has read, and the
+// end of what it has given.
+func (s Slot) SetTaken(read, end uint32) {
+	w := s.aconn()
+	w.TakenRead, w.TakenEnd = read, end
+}
+
+// Yield gives the lock of Seize back, after the last change of the phase.
+func (s Slot) Yield() {
+	w := s.aconn()
+	storeRelease(&w.Owner, 0)
+	futexWake(&w.Owner)
 }
 
 // SetReason says why the slot is refused, aborted or demoted.
@@ -194,20 +229,34 @@ type Words struct {
 // SndWords is struct etran_sndbuf.
 type SndWords struct{ Base, Una, Nxt, End uint32 }
 
-// RcvWords is struct etran_rcvbuf without its ranges.
-type RcvWords struct{ Base, Read, Nxt uint32 }
+// RcvWords is struct etran_rcvbuf.
+type RcvWords struct {
+	Base, Read, Nxt, Ranges uint32
+	Range                   [abi.OooRanges]abi.Range
+}
+
+// Beyond lists the ranges that lie beyond a hole.
+func (w *RcvWords) Beyond() []abi.Range { return w.Range[:min(w.Ranges, abi.OooRanges)] }
 
 // Words copies the slot's words once.
 func (s Slot) Words() Words {
 	w := *s.aconn()
 	return Words{
 		Snd:            SndWords{w.Snd.Base, w.Snd.Una, w.Snd.Nxt, w.Snd.End},
-		Rcv:            RcvWords{w.Rcv.Base, w.Rcv.Read, w.Rcv.Nxt},
+		Rcv:            rcvWords(&w),
 		Keepalive:      w.Keepalive,
 		UserTimeout:    w.UserTimeout,
 		KernelBytesIn:  w.KernelBytesIn,
 		KernelBytesOut: w.KernelBytesOut,
 	}
+}
+
+func rcvWords(w *abi.Aconn) RcvWords {
+	out := RcvWords{Base: w.Rcv.Base, Read: w.Rcv.Read, Nxt: w.Rcv.Nxt, Ranges: w.Rcv.Ranges}
+	for i, r := range w.Rcv.Range {
+		out.Range[i] = abi.Range(r)
+	}
+	return out
 }
 
 // CopySnd copies n octets from sequence `from` out of the send ring.

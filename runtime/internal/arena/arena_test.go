@@ -72,7 +72,7 @@ func TestStartAndWords(t *testing.T) {
 	s.Start(Constants{Mss: 1448, RcvWindow: 65536, Keepalive: 1, UserTimeout: 9},
 		Data{SndUna: 100, SndNxt: 100, RcvNxt: 0xfffffff0})
 	w := s.Words()
-	if w.Snd != (SndWords{100, 100, 100, 100}) || w.Rcv != (RcvWords{0xfffffff0, 0xfffffff0, 0xfffffff0}) ||
+	if w.Snd != (SndWords{100, 100, 100, 100}) || w.Rcv != (RcvWords{Base: 0xfffffff0, Read: 0xfffffff0, Nxt: 0xfffffff0}) ||
 		w.Keepalive != 1 || w.UserTimeout != 9 {
 		t.Errorf("words %+v", w)
 	}
@@ -126,5 +126,28 @@ func TestHeld(t *testing.T) {
 	}
 	if list := a.Held(40, 9); len(list) != 1 {
 		t.Errorf("held %+v", list)
+	}
+}
+
+func TestSeize(t *testing.T) {
+	s := newArena(t).Slot(40)
+	w := s.aconn()
+	w.Owner = 4711
+	s.Seize()
+	if w.Owner != uint32(abi.LockSeized) || w.Displaced != 4711 {
+		t.Errorf("owner %#x, displaced %d", w.Owner, w.Displaced)
+	}
+	s.Seize() // a daemon that comes after one that died
+	if w.Displaced != 4711 {
+		t.Errorf("displaced %d after the second", w.Displaced)
+	}
+	s.SetTaken(5, 6)
+	s.Yield()
+	if w.Owner != 0 || w.TakenRead != 5 || w.TakenEnd != 6 {
+		t.Errorf("words %+v", w)
+	}
+	s.Seize()
+	if w.Displaced != 0 {
+		t.Errorf("displaced %d, but the lock was free", w.Displaced)
 	}
 }

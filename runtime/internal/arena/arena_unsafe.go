@@ -57,6 +57,10 @@ func storeRelease(word *uint32, value uint32) { atomic.StoreUint32(word, value) 
 
 func loadAcquire(word *uint32) uint32 { return atomic.LoadUint32(word) }
 
+func compareAndSwap(word *uint32, old, value uint32) bool {
+	return atomic.CompareAndSwapUint32(word, old, value)
+}
+
 // Not FUTEX_PRIVATE: the waiters are in another process.
 const (
 	futexWaitOp = 0

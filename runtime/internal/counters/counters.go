@@ -67,10 +67,12 @@ func Fast(c *abi.Conn) Traffic {
 type Counters struct {
 	Promotions                  atomic.Uint64
 	Aborted, Refused, Demotions ByReason
-	// Stuck: the program did not drain its rings in time after a freeze.
-	// DeathUnproven: a dead program's connection was given back without
-	// what its rings still held.
-	Stuck, DeathUnproven      atomic.Uint64
+	// Seized: given back to the kernel without the library's help. Stuck: what
+	// the program's rings or arena said then made no sense, or never settled.
+	// ClosedBehind: closed or shut down by ways that the library does not see.
+	// Destroyed: the sleeping socket was ended, as `ss -K` does.
+	Seized, Stuck, ClosedBehind, Destroyed atomic.Uint64
+
 	PromotePause, DemotePause Pauses
 
 	mu    sync.Mutex

@@ -14,8 +14,9 @@ import (
 )
 
 // Observe starts watching the connection of a socket, whose descriptor the
-// slot takes over: XDP passes its segments and remembers what it saw.
-func (s *Slot) Observe(fd int) error {
+// slot takes over: XDP passes its segments and remembers what it saw. number is
+// the descriptor in the program, as the program says.
+func (s *Slot) Observe(fd, number int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.phase != abi.PhaseFree && s.phase != abi.PhaseRefused {
@@ -23,6 +24,7 @@ func (s *Slot) Observe(fd int) error {
 		return ErrPhase
 	}
 	s.fd, s.note, s.sock = fd, Note{}, socket{}
+	s.number, s.missed, s.alone = number, false, false
 	if reason := s.observe(); reason != abi.PathReasonOk {
 		s.refuse(reason)
 		return nil

@@ -3,6 +3,8 @@
 package handover
 
 import (
+	"slices"
+
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/arena"
 	"github.com/etran-go/etran/runtime/internal/seq"
@@ -54,6 +56,70 @@ func (r *ranges) checkSent(conn *abi.Conn, w arena.SndWords, acked seq.Num) bool
 	return false
 }
 
-func (r *ranges) unread() int   { return r.rcvNxt.Minus(r.read) }
-func (r *ranges) inFlight() int { return r.sndNxt.Minus(r.sndUna) }
-func (r *ranges) unsent() int   { return r.sndEnd.Minus(r.sndNxt) }
+func (r *ranges) inFlightLen() int { return r.sndNxt.Minus(r.sndUna) }
+func (r *ranges) unsentLen() int   { return r.sndEnd.Minus(r.sndNxt) }
+func (r *ranges) unreadLen() int   { return r.rcvNxt.Minus(r.read) }
+
+// highest is where received octets end at most: nothing beyond was ever
+// delivered, nor is there room for more.
+func (r *ranges) highest(conn *abi.Conn) seq.Num {
+	high, room := seq.Max(seq.Num(conn.RcvHigh), r.rcvNxt), r.read.Add(abi.RcvBuf)
+	if room.Before(high) {
+		return room
+	}
+	return high
+}
+
+// contents is what a demotion found in the arena and in the rings: copied and
+// checked.
+type contents struct {
+	ranges
+	words arena.Words
+	sane  bool
+	// unread are the octets of [read, rcvNxt), beyond those after a hole.
+	unread           []byte
+	beyond           []chunk
+	inFlight, unsent []byte
+}
+
+// chunk is a piece of the received stream.
+type chunk struct {
+	seq  seq.Num
+	data []byte
+}
+
+func (c *chunk) end() seq.Num { return c.seq.Add(len(c.data)) }
+
+// cut removes what lies outside [from, to); false if nothing is left.
+func (c *chunk) cut(from, to seq.Num) bool {
+	if n := from.Minus(c.seq); n > 0 {
+		c.data = c.data[min(n, len(c.data)):]
+		c.seq = from
+	}
+	c.data = c.data[:max(min(len(c.data), to.Minus(c.seq)), 0)]
+	return len(c.data) > 0
+}
+
+// add joins chunks to the unread octets as far as they follow without a hole;
+// the rest lies beyond. Octets from `highest` on are not believed.
+func (c *contents) add(chunks []chunk, highest seq.Num) {
+	// Near enough for their order to make sense.
+	chunks = slices.DeleteFunc(chunks, func(k chunk) bool {
+		distance := k.seq.Minus(c.rcvNxt)
+		return distance < -abi.RcvBuf || distance > abi.RcvBuf
+	})
+	slices.SortFunc(chunks, func(a, b chunk) int { return a.seq.Minus(b.seq) })
+	edge := c.rcvNxt
+	for _, k := range chunks {
+		if !k.cut(edge, highest) {
+			continue
+		}
+		if k.seq == c.rcvNxt {
+			c.unread = append(c.unread, k.data...)
+			c.rcvNxt = k.end()
+		} else {
+			c.beyond = append(c.beyond, k)
+		}
+		edge = k.end()
+	}
+}

@@ -3,6 +3,7 @@
 package handover
 
 import (
+	"slices"
 	"testing"
 
 	abi "github.com/etran-go/etran/c-abi"
@@ -25,11 +26,11 @@ func sane() arena.Words {
 
 func TestCheckSaneWords(t *testing.T) {
 	r, ok := check(record(), sane(), 1000)
-	if !ok || r.unread() != 200 || r.inFlight() != 500 || r.unsent() != 200 || r.rcvNxt != 5100 {
+	if !ok || r.unreadLen() != 200 || r.inFlightLen() != 500 || r.unsentLen() != 200 || r.rcvNxt != 5100 {
 		t.Errorf("%+v, %v", r, ok)
 	}
 	// An acknowledgement among the held frames shortens what is in flight.
-	if r, ok = check(record(), sane(), 1400); !ok || r.inFlight() != 100 || r.sndUna != 1400 {
+	if r, ok = check(record(), sane(), 1400); !ok || r.inFlightLen() != 100 || r.sndUna != 1400 {
 		t.Errorf("%+v, %v", r, ok)
 	}
 }
@@ -51,9 +52,48 @@ func TestCheckNonsense(t *testing.T) {
 		if ok {
 			t.Errorf("%s: accepted", name)
 		}
-		if r.unread() < 0 || r.unread() > abi.RcvBuf || r.inFlight() != 500 || r.unsent() < 0 || r.unsent() > abi.SndBuf {
+		if r.unreadLen() < 0 || r.unreadLen() > abi.RcvBuf || r.inFlightLen() != 500 || r.unsentLen() < 0 || r.unsentLen() > abi.SndBuf {
 			t.Errorf("%s: %+v", name, r)
 		}
+	}
+}
+
+// The stream beyond rcvNxt is "abcdefghijklmnopqrstuvwxyz".
+func TestChunksJoinAsFarAsTheyFollow(t *testing.T) {
+	const stream, nxt = "abcdefghijklmnopqrstuvwxyz", seq.Num(0xfffffffa)
+	piece := func(from, to int) chunk { return chunk{nxt.Add(from), []byte(stream[from:to])} }
+	before := chunk{nxt.Add(-3), []byte("XYZabc")}
+	for name, c := range map[string]struct {
+		chunks []chunk
+		joined string
+		beyond []string
+	}{
+		"none":                {nil, "", nil},
+		"in order":            {[]chunk{piece(0, 5), piece(5, 9)}, "abcdefghi", nil},
+		"any order, doubled":  {[]chunk{piece(5, 9), piece(0, 5), piece(3, 7), piece(0, 5)}, "abcdefghi", nil},
+		"from the past":       {[]chunk{before, {nxt.Add(-3), []byte("XYZ")}}, "abc", nil},
+		"a hole":              {[]chunk{piece(10, 15), piece(0, 5)}, "abcde", []string{"klmno"}},
+		"overlap in the hole": {[]chunk{piece(10, 15), piece(12, 18), piece(20, 22)}, "", []string{"klmno", "pqr", "uv"}},
+		"too far":             {[]chunk{piece(0, 26)}, stream[:24], nil},
+		"nonsense":            {[]chunk{{nxt.Add(1 << 30), []byte("x")}, {nxt.Add(-1 << 30), []byte("y")}, {nxt, nil}}, "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := contents{ranges: ranges{read: nxt.Add(-2), rcvNxt: nxt}, unread: []byte("--")}
+			got.add(c.chunks, nxt.Add(24))
+			if string(got.unread) != "--"+c.joined || got.rcvNxt != nxt.Add(len(c.joined)) {
+				t.Errorf("unread %q, next %d", got.unread, got.rcvNxt-nxt)
+			}
+			var beyond []string
+			for _, k := range got.beyond {
+				beyond = append(beyond, string(k.data))
+				if at := k.seq.Minus(nxt); stream[at:at+len(k.data)] != string(k.data) {
+					t.Errorf("%q lies at %d", k.data, at)
+				}
+			}
+			if !slices.Equal(beyond, c.beyond) {
+				t.Errorf("beyond %q, want %q", beyond, c.beyond)
+			}
+		})
 	}
 }
 
@@ -66,8 +106,8 @@ func FuzzCheck(f *testing.F) {
 		}
 		w := arena.Words{Snd: arena.SndWords{Una: una, End: end}, Rcv: arena.RcvWords{Read: read, Nxt: nxt}}
 		r, _ := check(c, w, seq.Num(c.SndUna))
-		if r.unread() < 0 || r.unread() > abi.RcvBuf || r.inFlight() != 500 ||
-			r.unsent() < 0 || r.inFlight()+r.unsent() > abi.SndBuf ||
+		if r.unreadLen() < 0 || r.unreadLen() > abi.RcvBuf || r.inFlightLen() != 500 ||
+			r.unsentLen() < 0 || r.inFlightLen()+r.unsentLen() > abi.SndBuf ||
 			!r.rcvNxt.Between(seq.Num(c.RcvNxt), seq.Num(c.RcvHigh)) {
 			t.Errorf("%+v from %+v", r, w)
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/etran-go/etran/runtime/internal/config"
 	"github.com/etran-go/etran/runtime/internal/counters"
 	"github.com/etran-go/etran/runtime/internal/nexthop"
+	"github.com/etran-go/etran/runtime/internal/xsk"
 )
 
 // DataPath is what a switch needs of the eBPF programs and their maps.
@@ -59,6 +60,15 @@ type Owner interface {
 	Claim(device Device) (ring uint16, reason abi.PathReason)
 	// Frame copies a frame of the application's memory, checking the place.
 	Frame(addr uint64, length uint32) ([]byte, bool)
+	// AwaitRings waits until the application's receive rings show all that XDP
+	// has accepted so far; false: they do not.
+	AwaitRings() bool
+	// PeekRings copies the frames of a slot that the rings hold and the
+	// library has not taken. What it has taken by then is in the arena for
+	// those who look there afterwards.
+	PeekRings(slot uint16, generation uint32) []xsk.Frame
+	// Stopped says whether every thread of the program is stopped.
+	Stopped() bool
 	// Wake makes the application's threads look at their slots.
 	Wake()
 	// Remember keeps what is known of a socket when its slot ends, for tools;
@@ -116,7 +126,11 @@ type Slot struct {
 	asleep     *sleeper
 	watch      watch
 	note       Note
-	ended      bool // the application is gone: nothing is begun any more
+	number     int    // the socket's descriptor in the program, as last seen
+	missed     bool   // the program did not have it at the last audit
+	expected   uint32 // generation that the program was asked to demote, 0 none
+	alone      bool   // the switch was ended without the library, which may still ask for REINJECT
+	ended      bool   // the application is gone: nothing is begun any more
 }
 
 // NewSlot makes the daemon's side of a slot.

@@ -569,8 +569,12 @@ func TestForeignDemotion(t *testing.T) {
 	}
 	promote(t, l, c, ours, peer)
 	ask() // and the owner does not answer
-	if errno := unix.Errno(answer()); errno != unix.ETIMEDOUT {
+	if errno := unix.Errno(answer()); errno != 0 {
 		t.Errorf("silent owner: %v", errno)
+	}
+	exchange(t, ours, peer, 1000)
+	if stats, err := h.manager.Stats(); err != nil || stats.Seized != 1 || stats.Stuck != 0 {
+		t.Errorf("statistics %+v, %v", stats, err)
 	}
 }
 

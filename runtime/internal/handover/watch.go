@@ -62,6 +62,9 @@ func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
 	if s.phase != abi.PhaseFast {
 		return 0, abi.PathReasonOk
 	}
+	if reason := s.endedByOthers(); reason != abi.PathReasonOk {
+		return s.generation, reason
+	}
 	conn, err := s.env.Path.Read(s.index())
 	if err != nil {
 		s.env.Log.Error("connection record not read", "slot", s.name(), "error", err)

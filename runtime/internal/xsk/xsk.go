@@ -39,6 +39,7 @@ type Set struct {
 	Fill    uint32 // entries of each fill ring
 	Sockets []int
 	mem     []byte
+	rings   []ring // of Sockets, only to be looked at
 }
 
 // Open makes the memory and binds a socket to every receive queue.
@@ -76,6 +77,11 @@ func (s *Set) open(ifindex, queues int) error {
 		if err := s.bind(fd, ifindex, queue); err != nil {
 			return fmt.Errorf("bind AF_XDP socket to queue %d of interface %d: %w", queue, ifindex, err)
 		}
+		r, err := mapRing(fd, abi.RingSize)
+		if err != nil {
+			return fmt.Errorf("map the receive ring of queue %d: %w", queue, err)
+		}
+		s.rings = append(s.rings, r)
 	}
 	return nil
 }
@@ -134,6 +140,9 @@ func (s *Set) Frame(addr uint64, length uint32) (frame []byte, ok bool) {
 
 // Close closes the daemon's descriptors and mapping.
 func (s *Set) Close() {
+	for _, r := range s.rings {
+		_ = unix.Munmap(r.mem) // mapped by open, cannot fail
+	}
 	for _, fd := range s.Sockets {
 		unix.Close(fd)
 	}
@@ -143,5 +152,5 @@ func (s *Set) Close() {
 	if s.Umem >= 0 {
 		unix.Close(s.Umem)
 	}
-	s.Sockets, s.mem, s.Umem = nil, nil, -1
+	s.Sockets, s.rings, s.mem, s.Umem = nil, nil, nil, -1
 }
