@@ -210,6 +210,7 @@ static bool lasting(enum etran_path_reason why)
 	case ETRAN_PATH_FORK:
 	case ETRAN_PATH_PROTOCOL:
 	case ETRAN_PATH_DESTROYED:
+	case ETRAN_PATH_NAT:
 		return true;
 	default:
 		return false;

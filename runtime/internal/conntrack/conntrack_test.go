@@ -18,7 +18,8 @@ import (
 func TestMain(m *testing.M) { testnet.Main(m) }
 
 func TestRequestIsWellFormed(t *testing.T) {
-	r := request(netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:4000"))
+	r := request(newEntry, unix.NLM_F_ACK, append(tuple(netip.MustParseAddrPort("10.0.0.1:80"),
+		netip.MustParseAddrPort("10.0.0.2:4000")), setFlags(beLiberal, beLiberal)...))
 	if n := binary.NativeEndian.Uint32(r); int(n) != len(r) || n%4 != 0 {
 		t.Errorf("length field %d, message %d", n, len(r))
 	}
@@ -37,32 +38,58 @@ func TestUntrackedConnection(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("ctnetlink needs CAP_NET_ADMIN")
 	}
-	err := Refresh(netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2"))
-	if !errors.Is(err, ErrNotTracked) {
+	local, remote := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")
+	if _, err := Relax(local, remote); !errors.Is(err, ErrNotTracked) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := Find(local, remote); !errors.Is(err, ErrNotTracked) {
 		t.Errorf("error %v", err)
 	}
 }
 
-// An entry made by hand stands for one that a firewall rule made.
-func TestTrackedConnection(t *testing.T) {
+const established, short = 3, 60
+
+// track makes an entry by hand; it stands for one that a firewall rule made.
+func track(t *testing.T, from, to, replyFrom, replyTo netip.AddrPort) {
+	t.Helper()
 	testnet.Require(t)
-	local, remote := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:4000")
 	tuple := func(from, to netip.AddrPort) netlink.IPTuple {
 		return netlink.IPTuple{SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice(),
 			SrcPort: from.Port(), DstPort: to.Port(), Protocol: unix.IPPROTO_TCP}
 	}
-	const established, short = 3, 60
 	err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{
-		FamilyType: unix.AF_INET, Forward: tuple(remote, local), Reverse: tuple(local, remote),
+		FamilyType: unix.AF_INET, Forward: tuple(from, to), Reverse: tuple(replyFrom, replyTo),
 		ProtoInfo: &netlink.ProtoInfoTCP{State: established}, TimeOut: short})
 	if err != nil {
 		t.Skipf("no connection tracking on this kernel: %v", err)
 	}
-	// Whoever of both opened it: the entry is found from either side.
+	t.Cleanup(func() {
+		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Whoever of both ends opened it: the entry is found from either side.
+func TestTrackedConnection(t *testing.T) {
+	local, remote := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:4000")
+	track(t, remote, local, local, remote)
 	for _, ends := range [][2]netip.AddrPort{{local, remote}, {remote, local}} {
-		if err := Refresh(ends[0], ends[1]); err != nil {
+		expect := func(when string, want Entry) {
+			t.Helper()
+			if e, err := Find(ends[0], ends[1]); err != nil || e != want {
+				t.Errorf("%s: %+v, %v", when, e, err)
+			}
+		}
+		expect("before", Entry{})
+		if _, err := Relax(ends[0], ends[1]); err != nil {
 			t.Errorf("%v: %v", ends, err)
 		}
+		expect("relaxed", Entry{Liberal: true})
+		if err := Restore(ends[0], ends[1]); err != nil {
+			t.Errorf("%v: %v", ends, err)
+		}
+		expect("restored", Entry{})
 	}
 	list, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 	if err != nil || len(list) != 1 {
@@ -70,5 +97,25 @@ func TestTrackedConnection(t *testing.T) {
 	}
 	if want := establishedTimeout(); want != 0 && list[0].TimeOut < want-5 {
 		t.Errorf("time-out %d, want %d", list[0].TimeOut, want)
+	}
+}
+
+func TestTranslatedConnection(t *testing.T) {
+	client, server := netip.MustParseAddrPort("192.0.2.2:4000"), netip.MustParseAddrPort("192.0.2.1:80")
+	for name, reply := range map[string][2]netip.AddrPort{
+		"destination": {netip.MustParseAddrPort("192.0.2.3:80"), client},
+		"port":        {netip.MustParseAddrPort("192.0.2.1:81"), client},
+		"source":      {server, netip.MustParseAddrPort("192.0.2.4:4000")},
+		"source port": {server, netip.MustParseAddrPort("192.0.2.2:4001")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			track(t, client, server, reply[0], reply[1])
+			// Each end asks by the addresses that its own socket has.
+			for _, ends := range [][2]netip.AddrPort{{client, server}, reply} {
+				if e, err := Find(ends[0], ends[1]); err != nil || !e.Translated {
+					t.Errorf("%v: %+v, %v", ends, e, err)
+				}
+			}
+		})
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
-	"github.com/etran-go/etran/runtime/internal/conntrack"
 	"github.com/etran-go/etran/runtime/internal/nexthop"
 )
 
@@ -57,12 +56,14 @@ func (s *Slot) observe() abi.PathReason {
 	if reason = s.findDevice(); reason != abi.PathReasonOk {
 		return reason
 	}
+	// Early: it takes time, and is taken back if the switch never comes.
+	if reason = s.track(); reason != abi.PathReasonOk {
+		return reason
+	}
 	ring, reason := s.owner.Claim(s.device)
 	if reason != abi.PathReasonOk {
 		return reason
 	}
-	// Early: it takes time, and does no harm if the switch never comes.
-	s.refreshConntrack()
 	return s.install(ring)
 }
 
@@ -84,14 +85,6 @@ func (s *Slot) findDevice() abi.PathReason {
 	}
 	s.device = device
 	return abi.PathReasonOk
-}
-
-func (s *Slot) refreshConntrack() {
-	err := conntrack.Refresh(s.sock.local, s.sock.remote)
-	if err != nil && !errors.Is(err, conntrack.ErrNotTracked) {
-		s.env.Log.Warn("connection tracking entry not changed", "slot", s.name(), "error", err)
-	}
-	s.watch.tracked = err == nil
 }
 
 // install makes the connection record and lets the flow find it.

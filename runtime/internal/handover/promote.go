@@ -43,6 +43,7 @@ func (s *Slot) Switch() error {
 		return nil
 	}
 	s.watch.start(start)
+	s.tracking.keep()
 	s.setPhase(abi.PhaseFast)
 	s.env.Counters.Promotions.Add(1)
 	s.env.Counters.PromotePause.Add(time.Since(start))

@@ -125,6 +125,7 @@ type Slot struct {
 	flowAdded  bool
 	asleep     *sleeper
 	watch      watch
+	tracking   tracking
 	note       Note
 	number     int    // the socket's descriptor in the program, as last seen
 	missed     bool   // the program did not have it at the last audit
@@ -199,6 +200,7 @@ func (s *Slot) drop() {
 		s.owner.Remember(s.describe())
 	}
 	s.removeFlow()
+	s.restoreTracking()
 	if s.hop != (nexthop.Hop{}) {
 		s.env.Hops.Release(s.hop)
 		s.hop = nexthop.Hop{}

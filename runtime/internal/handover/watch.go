@@ -15,8 +15,6 @@ const (
 	// what is wrong (path MTU, next hop, route).
 	stuckTimeouts = 2
 	minimumRTO    = time.Second // RFC 6298 2.4
-
-	conntrackRefresh = time.Minute
 )
 
 // watch is what the timers remember of a fast connection.
@@ -25,12 +23,10 @@ type watch struct {
 	unaSince  time.Time
 	fastSince time.Time
 	asked     time.Time // last PLEASE_DEMOTE of the timers
-	refreshed time.Time
-	tracked   bool // connection tracking has an entry
 }
 
 func (w *watch) start(now time.Time) {
-	*w = watch{unaSince: now, fastSince: now, refreshed: now, tracked: w.tracked}
+	*w = watch{unaSince: now, fastSince: now}
 }
 
 // Generation returns the generation if the connection is fast.
@@ -70,10 +66,7 @@ func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
 		s.env.Log.Error("connection record not read", "slot", s.name(), "error", err)
 		return 0, abi.PathReasonOk
 	}
-	if s.watch.tracked && now.Sub(s.watch.refreshed) > conntrackRefresh {
-		s.watch.refreshed = now
-		s.refreshConntrack()
-	}
+	s.refreshTracking(now)
 	reason = s.expired(&conn, now)
 	if reason == abi.PathReasonOk || now.Sub(s.watch.asked) < minimumRTO {
 		return 0, abi.PathReasonOk
