@@ -211,6 +211,7 @@ static bool lasting(enum etran_path_reason why)
 	case ETRAN_PATH_PROTOCOL:
 	case ETRAN_PATH_DESTROYED:
 	case ETRAN_PATH_NAT:
+	case ETRAN_PATH_IPSEC:
 		return true;
 	default:
 		return false;

@@ -485,6 +485,22 @@ func verifyAt(t *testing.T, tb *testbed.Testbed, host, port string, load ...stri
 	}
 }
 
+// A connection that an IPsec policy applies to stays on the kernel, with that
+// reason. This one lets segments pass in the clear for want of a key, as long
+// as the kernel is asked.
+func TestConnectionsUnderIPsecStayOnTheKernel(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{})
+	run(t, tb.B, testbed.Command{Args: strings.Fields("ip xfrm policy add src " + testbed.WireB + " dst " + testbed.WireA +
+		" dir out tmpl proto esp mode transport level use")})
+	serve(t, tb.B, true)
+	a, b := stats(t, tb.A), stats(t, tb.B)
+	verifyAt(t, tb, testbed.WireB, "6379")
+	if now := stats(t, tb.B); now.PromotionsRefused["ipsec"] == b.PromotionsRefused["ipsec"] || now.Promotions != b.Promotions {
+		t.Errorf("host B refused %v and promoted %d", now.PromotionsRefused, now.Promotions)
+	}
+	usedFast(t, tb.A, a)
+}
+
 // A tunnel's inner connection has a device of its own, which nobody serves: it
 // stays on the kernel. The tunnel's packets pass the served device.
 func TestTunnelledConnectionsStayOnTheKernel(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/ipsec"
 	"github.com/etran-go/etran/runtime/internal/nexthop"
 )
 
@@ -56,6 +57,9 @@ func (s *Slot) observe() abi.PathReason {
 	if reason = s.findDevice(); reason != abi.PathReasonOk {
 		return reason
 	}
+	if reason = s.findPolicy(); reason != abi.PathReasonOk {
+		return reason
+	}
 	// Early: it takes time, and is taken back if the switch never comes.
 	if reason = s.track(); reason != abi.PathReasonOk {
 		return reason
@@ -84,6 +88,20 @@ func (s *Slot) findDevice() abi.PathReason {
 		return abi.PathReasonNoDevice
 	}
 	s.device = device
+	return abi.PathReasonOk
+}
+
+// findPolicy looks for what IPsec does to the connection: the fast path's
+// segments would go by it.
+func (s *Slot) findPolicy() abi.PathReason {
+	covered, err := ipsec.Covers(s.sock.local, s.sock.remote)
+	switch {
+	case err != nil:
+		s.env.Log.Warn("IPsec policies not known", "slot", s.name(), "error", err)
+		return abi.PathReasonSyscall
+	case covered:
+		return abi.PathReasonIpsec
+	}
 	return abi.PathReasonOk
 }
 
