@@ -148,7 +148,7 @@ func awaitKernel(t *testing.T, h *testbed.Host, peer string) {
 // run runs a program on a host to its end and returns what it printed.
 func run(t *testing.T, h *testbed.Host, c testbed.Command) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	out, err := h.Output(ctx, c)
 	if err != nil {

@@ -119,13 +119,18 @@ func TestFirewallWhileSwitching(t *testing.T) {
 		defer close(done)
 		switchAtRandom(t.Context(), tb, stop)
 	}()
-	out := run(t, tb.A, testbed.Command{Etran: true, CPUs: []int{clientCPU},
-		Args: []string{"redis-benchmark", "-h", testbed.WireB, "-c", "50", "-n", "150000",
-			"-d", "1000", "-t", "get,set,incr,mset", "--csv"}})
+	slowest, runs := 0.0, 0
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); runs++ {
+		begin := time.Now()
+		out := run(t, tb.A, testbed.Command{Etran: true, CPUs: []int{clientCPU},
+			Args: []string{"redis-benchmark", "-h", testbed.WireB, "-c", "50", "-n", "20000",
+				"-d", "1000", "-t", "get,set,incr,mset", "--csv"}})
+		slowest = max(slowest, slowestCall(t, out))
+		t.Logf("run of %v, longest call %.1f ms", time.Since(begin), slowestCall(t, out))
+	}
 	close(stop)
 	<-done
-	slowest := slowestCall(t, out)
-	t.Logf("longest call %.1f ms; A %s; B %s", slowest, switches(t, tb.A, a), switches(t, tb.B, b))
+	t.Logf("%d runs, longest call %.1f ms; A %s; B %s", runs, slowest, switches(t, tb.A, a), switches(t, tb.B, b))
 	if slowest > 1000 {
 		t.Errorf("a call took %.0f ms", slowest)
 	}
