@@ -406,7 +406,8 @@ func TestTrackingEndsWithTheConnection(t *testing.T) {
 			}
 			isFast(t, tb.B, c)
 			c.Close()
-			for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+			// Shorter than the entry would last that did not understand a reset.
+			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 				e, ok := track(t, tb.B, c.local(), serverAddress)
 				if !ok || slices.Contains(end.states, e.State) {
 					break

@@ -71,9 +71,9 @@ func Find(local, remote netip.AddrPort) (Entry, error) {
 
 // Relax makes the entry of a connection liberal, and returns the full time-out
 // of an established connection, which the entry has from now on; 0 if the host
-// has none. The highest acknowledgement is forgotten: a reset that does not
-// fit it would be called invalid, or would not end the entry, and it is stale
-// as soon as segments go by unseen.
+// has none. The highest acknowledgement is forgotten: it is stale as soon
+// as segments go by unseen, and a reset that lies before it would be called
+// invalid, one beyond it would not end the entry at once.
 func Relax(local, remote netip.AddrPort) (time.Duration, error) {
 	seconds := establishedTimeout()
 	body := append(tuple(local, remote), setFlags(beLiberal, beLiberal|maxAckSet)...)
