@@ -171,6 +171,11 @@ func TestRoundTrip(t *testing.T) {
 	for name, accepted := range map[string]bool{"connected": false, "accepted": true} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, accepted)
+			info, err := ReadInfo(p.fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			segment := info.Snd_mss
 			var first State
 			for i := range 20 {
 				s, err := Dump(p.fd)
@@ -185,6 +190,9 @@ func TestRoundTrip(t *testing.T) {
 				}
 				rebuild(t, p, planFrom(t, p, s), i%2 == 0)
 				p.exchange(t, random(t, 1000))
+				if info, err := ReadInfo(p.fd); err != nil || info.Snd_mss < segment {
+					t.Fatalf("round %d: sends segments of %d octets, at first %d (%v)", i, info.Snd_mss, segment, err)
+				}
 			}
 		})
 	}
@@ -265,13 +273,45 @@ func TestInFlightAndUnsent(t *testing.T) {
 				t.Fatal(err)
 			}
 			plan := planFrom(t, p, s) // as if no acknowledgement had come
-			plan.InFlight, plan.Unsent = data[:50000], data[50000:]
+			plan.InFlight, plan.Unsent, plan.Sample = data[:50000], data[50000:], seen%40000 == 0
 			rebuild(t, p, plan, true)
 			if err := receive(p.peer, data[seen:]); err != nil {
 				t.Fatal(err)
 			}
 			p.exchange(t, random(t, 3000))
 		})
+	}
+}
+
+// The first acknowledgement gives the kernel a round-trip time, even if nothing
+// that was in flight has arrived.
+func TestSample(t *testing.T) {
+	for _, sample := range []bool{false, true} {
+		p := newPair(t, false)
+		s, err := Dump(p.fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := planFrom(t, p, s)
+		plan.InFlight, plan.Sample = random(t, 10000), sample
+		rebuild(t, p, plan, true)
+		if _, err := p.peer.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := receive(p.conn, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		info, err := ReadInfo(p.fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if measured := info.Rtt != 0; measured != sample {
+			t.Errorf("sample %v: round-trip time %d µs", sample, info.Rtt)
+		}
+		if err := receive(p.peer, plan.InFlight); err != nil {
+			t.Fatal(err)
+		}
+		p.exchange(t, random(t, 3000))
 	}
 }
 
