@@ -39,6 +39,7 @@ type Manager struct {
 	started  time.Time
 
 	generation atomic.Uint32
+	strays     uint64 // when the timers last looked
 
 	mu      sync.Mutex
 	apps    [abi.MaxApps]*App
@@ -68,7 +69,7 @@ func NewManager(c *config.Config, path *datapath.DataPath, log *slog.Logger) (*M
 	}
 	e := &m.env
 	e.Path, e.Hops, e.Device, e.Policy, e.Counters = path, m.hops, m.device, &c.Policy, &m.counters
-	e.Log, e.DropFilter, e.NetnsCookie, e.NextGeneration = log, path.DropFilter(), cookie, m.nextGeneration
+	e.Log, e.Sockets, e.NetnsCookie, e.NextGeneration = log, path.Sockets(), cookie, m.nextGeneration
 	for _, d := range path.Devices() {
 		if err := m.hops.SetDevice(hopDevice(d)); err != nil {
 			return nil, err

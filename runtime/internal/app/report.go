@@ -182,6 +182,9 @@ func (m *Manager) Stats() (*adminapi.Stats, error) {
 		ClosedBehind: c.ClosedBehind.Load(), Destroyed: c.Destroyed.Load(),
 		RedirectErrors: drops[abi.DropReasonRedirectRx.String()] + drops[abi.DropReasonRedirectTx.String()],
 	}
+	if s.Strays, err = m.path.Sockets().Strays(); err != nil {
+		return nil, err
+	}
 	t := m.traffic()
 	s.FastSegsIn, s.FastSegsOut = t.FastSegsIn, t.FastSegsOut
 	s.FastBytesIn, s.FastBytesOut = t.FastBytesIn, t.FastBytesOut

@@ -12,8 +12,6 @@ import (
 	"net"
 	"sync"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -48,23 +46,17 @@ type Device struct {
 type DataPath struct {
 	*bpf.Objects
 
-	pins  *pinDir
-	trace link.Link
-	drop  *ebpf.Program
-	log   *slog.Logger
+	pins    *pinDir
+	trace   link.Link
+	sockets *bpf.Sockets
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	devices []*Device
 }
 
-// dropAll keeps every segment from a sleeping socket.
-var dropAll = &ebpf.ProgramSpec{
-	Name: "etran_drop", Type: ebpf.SocketFilter, License: "Dual BSD/GPL",
-	Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-}
-
-// DropFilter is a socket filter that drops everything.
-func (d *DataPath) DropFilter() int { return d.drop.FD() }
+// Sockets are the programs about kernel sockets.
+func (d *DataPath) Sockets() *bpf.Sockets { return d.sockets }
 
 // Open loads and attaches everything, or leaves nothing behind.
 func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
@@ -84,8 +76,8 @@ func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
 	if d.Objects, err = bpf.Load(bpf.LoadOptions{}); err != nil {
 		return d, err
 	}
-	if d.drop, err = ebpf.NewProgram(dropAll); err != nil {
-		return d, fmt.Errorf("load the drop filter: %w", err)
+	if d.sockets, err = bpf.LoadSockets(); err != nil {
+		return d, err
 	}
 	if d.trace, err = d.AttachTrace(); err != nil {
 		return d, err
@@ -228,8 +220,8 @@ func (d *DataPath) Close() {
 	if d.trace != nil {
 		errs = append(errs, d.trace.Unpin(), d.trace.Close())
 	}
-	if d.drop != nil {
-		errs = append(errs, d.drop.Close())
+	if d.sockets != nil {
+		errs = append(errs, d.sockets.Close())
 	}
 	if d.Objects != nil {
 		errs = append(errs, d.Objects.Close())

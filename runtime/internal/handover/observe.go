@@ -47,7 +47,7 @@ func (s *Slot) observe() abi.PathReason {
 	if s.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
-	if s.sock, reason = examine(s.fd, s.env.NetnsCookie); reason != abi.PathReasonOk {
+	if s.sock, reason = examine(s.fd, s.env); reason != abi.PathReasonOk {
 		return reason
 	}
 	s.note.Traffic = s.owner.Recall(s.sock.cookie)
