@@ -23,13 +23,22 @@ type Sockets struct {
 	mu sync.Mutex // `inspected` holds one socket at a time
 }
 
-// LoadSockets loads them.
-func LoadSockets() (*Sockets, error) {
+// LoadSockets loads them. With opts.PinPath a new daemon goes on counting the
+// strays of sockets that got their filter from the last one.
+func LoadSockets(opts LoadOptions) (*Sockets, error) {
+	spec, err := loadSocket()
+	if err != nil {
+		return nil, fmt.Errorf("read embedded socket programs: %w", err)
+	}
+	if opts.PinPath != "" {
+		spec.Maps["strays"].Pinning = ebpf.PinByName
+		spec.Maps["stray_total"].Pinning = ebpf.PinByName
+	}
 	s := new(Sockets)
-	if err := loadSocketObjects(&s.objects, nil); err != nil {
+	err = spec.LoadAndAssign(&s.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: opts.PinPath}})
+	if err != nil {
 		return nil, fmt.Errorf("load socket programs: %w", err)
 	}
-	var err error
 	if s.walk, err = attachWalk(s.objects.EtranInspect.FD()); err != nil {
 		return nil, errors.Join(err, s.objects.Close())
 	}

@@ -24,7 +24,7 @@ func loadSockets(t *testing.T) *Sockets {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := LoadSockets()
+	s, err := LoadSockets(LoadOptions{})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
@@ -194,7 +194,7 @@ func TestDropFilterCounts(t *testing.T) {
 
 // BenchmarkInspect is what each OBSERVE pays.
 func BenchmarkInspect(b *testing.B) {
-	s, err := LoadSockets()
+	s, err := LoadSockets(LoadOptions{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -56,6 +56,9 @@ type Interface struct {
 	// Mode is how the XDP program is attached: "native" or "generic".
 	Mode     string `json:"mode"`
 	Attached bool   `json:"attached"`
+	// Lost is how often the device or its program went away while the
+	// daemon ran.
+	Lost uint64 `json:"lost,omitempty"`
 }
 
 // App is a registered application: one process that owns frames, taps and

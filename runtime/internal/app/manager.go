@@ -115,20 +115,23 @@ func (m *Manager) Watch(ctx context.Context) error {
 }
 
 func (m *Manager) linkChanged(l netlink.Link, deleted bool) {
-	d, served, changed := m.path.LinkChanged(l, deleted)
-	if !served {
-		return
+	if change, served := m.path.LinkChanged(l, deleted); served {
+		m.deviceChanged(change)
 	}
+}
+
+func (m *Manager) deviceChanged(c datapath.Change) {
+	d := c.Device
 	if err := m.hops.SetDevice(hopDevice(d)); err != nil {
 		m.log.Error("next hops not updated", "device", d.Name, "error", err)
 	}
-	if !changed {
+	if !c.Leave {
 		return
 	}
 	m.log.Warn("device changed: its connections go back to the kernel", "device", d.Name,
 		"mtu", d.MTU, "queues", d.Queues, "usable", d.Usable)
 	for _, a := range m.list() {
-		a.pleaseDemote(abi.PathReasonDevice, func(s *handover.Slot) (uint32, bool) { return s.OnDevice(d.Ifindex) })
+		a.pleaseDemote(abi.PathReasonDevice, func(s *handover.Slot) (uint32, bool) { return s.OnDevice(c.Former) })
 	}
 }
 

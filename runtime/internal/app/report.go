@@ -42,7 +42,7 @@ func (m *Manager) Status(v Viewer) *adminapi.Status {
 	for _, d := range m.path.Devices() {
 		s.Interfaces = append(s.Interfaces, adminapi.Interface{
 			Name: d.Name, Ifindex: d.Ifindex, Queues: d.Queues, MTU: d.MTU,
-			Mode: "native", Attached: d.Usable,
+			Mode: "native", Attached: d.Usable, Lost: d.Lost,
 		})
 	}
 	for _, a := range m.visible(v) {

@@ -33,6 +33,9 @@ func (m *Manager) runTimers(ctx context.Context) {
 				}
 			}
 			m.checkStrays()
+			for _, change := range m.path.CheckDevices(now) {
+				m.deviceChanged(change)
+			}
 		}
 	}
 }

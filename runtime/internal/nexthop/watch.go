@@ -100,6 +100,9 @@ func links(ctx context.Context, events Events, failed func(error)) (func(), erro
 	}
 	return func() {
 		for u := range ch {
+			if u.IfInfomsg.Family == unix.AF_BRIDGE {
+				continue // a port of a bridge came or went, not the device
+			}
 			events.Link(u.Link, u.Header.Type == unix.RTM_DELLINK)
 		}
 	}, nil
