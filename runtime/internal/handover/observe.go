@@ -78,6 +78,8 @@ func (s *Slot) findDevice() abi.PathReason {
 		return abi.PathReasonLocal
 	case errors.Is(err, nexthop.ErrNoDevice):
 		return abi.PathReasonNoDevice
+	case errors.Is(err, nexthop.ErrMultipath):
+		return abi.PathReasonMultipath
 	case err != nil:
 		s.env.Log.Debug("no next hop", "slot", s.name(), "error", err)
 		return abi.PathReasonNoHop

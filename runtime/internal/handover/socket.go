@@ -101,6 +101,10 @@ func examineTraits(fd int, env *Env) abi.PathReason {
 		return abi.PathReasonOption
 	case traits&abi.SockTraitUrgent != 0:
 		return abi.PathReasonPeerUnusual
+	case traits&(abi.SockTraitPortBound|abi.SockTraitAddressBound) == abi.SockTraitPortBound:
+		// When it is rebuilt it keeps the port and can be given no address:
+		// the kernel would choose one by the routes of that moment.
+		return abi.PathReasonOption
 	}
 	return abi.PathReasonOk
 }
