@@ -72,9 +72,6 @@ func (s *Slot) promote() abi.PathReason {
 	if unread > maxUnread {
 		return abi.PathReasonBusy
 	}
-	if !fits(dump, unread) {
-		return abi.PathReasonWindow
-	}
 	if reason := s.sleepAfter(dump); reason != abi.PathReasonOk {
 		return reason
 	}
@@ -83,14 +80,6 @@ func (s *Slot) promote() abi.PathReason {
 		return reason
 	}
 	return s.activate(dump, &queues)
-}
-
-// fits says whether the library's buffer holds all that the peer was allowed to
-// send. The kernel's window may be larger; taking some of it back would leave
-// the peer with segments on their way that nobody takes.
-func fits(d *repair.State, unread int) bool {
-	edge := seq.Max(seq.Num(d.Window.RcvWup+d.Window.RcvWnd), d.RcvNxt)
-	return edge.Minus(d.RcvNxt)+unread <= abi.RcvBuf
 }
 
 // takeQueues copies what the kernel socket has, for the library's buffers. If
