@@ -144,8 +144,10 @@ var events = []event{
 		200 * time.Millisecond, []string{"A device"}},
 	{"link down for seconds", []string{"B: ip link set wire down"}, []string{"B: ip link set wire up"},
 		3 * time.Second, []string{"B device"}},
-	{"smaller MTU", []string{"A: ip link set wire mtu 1400"}, nil, 0, []string{"A device"}},
-	{"larger MTU", []string{"A: ip link set wire mtu 1500"}, nil, 0, []string{"A device"}},
+	{"smaller MTU", []string{"A: ip link set wire mtu 1400", "B: ip link set wire mtu 1400"}, nil, 0,
+		[]string{"A device", "B device"}},
+	{"larger MTU", []string{"A: ip link set wire mtu 1500", "B: ip link set wire mtu 1500"}, nil, 0,
+		[]string{"A device", "B device"}},
 	{"program detached by force", []string{"A: " + detachWire}, nil, 0, []string{"A device"}},
 	{"peer's MAC changes", []string{"A: ip link set wire address 02:00:00:00:0a:77",
 		"A: ip neigh flush dev wire", "A: ping -c 1 -W 5 10.77.0.2"}, nil, 0, nil},
@@ -218,7 +220,7 @@ func (e event) commands(t *testing.T, tb *testbed.Testbed, lines []string) {
 func TestEventsUnderStreams(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
 	// Long enough for all events on a busy machine.
-	s := startStreams(t, tb, "7000", true, true, "80")
+	s := startStreams(t, tb, "7000", true, true, "60")
 	for _, e := range events {
 		if !t.Run(e.name, func(t *testing.T) { e.run(t, tb, s) }) {
 			break

@@ -76,6 +76,8 @@ func (s *Slot) findDevice() abi.PathReason {
 	switch {
 	case errors.Is(err, nexthop.ErrLocal):
 		return abi.PathReasonLocal
+	case errors.Is(err, nexthop.ErrNoDevice) && s.note.Traffic.FastSegsIn > 0:
+		return abi.PathReasonRoute // it may come back as it went
 	case errors.Is(err, nexthop.ErrNoDevice):
 		return abi.PathReasonNoDevice
 	case errors.Is(err, nexthop.ErrMultipath):
@@ -87,7 +89,7 @@ func (s *Slot) findDevice() abi.PathReason {
 	s.hop = hop
 	device, served := s.env.Device(hop.Device)
 	if !served {
-		return abi.PathReasonNoDevice
+		return abi.PathReasonDevice // of ours, but cannot be used just now
 	}
 	s.device = device
 	return abi.PathReasonOk
