@@ -27,6 +27,8 @@
 #define MESSAGE 700
 /* Between two messages, so that there are quiet moments. */
 #define PAUSE_US 2000
+/* Time for the peer to fall silent. */
+#define SEND_AFTER_US 900000
 
 struct options {
 	bool server, send;
@@ -119,9 +121,12 @@ static void client(const struct options *o, struct sockaddr_in *to)
 	tell(fd);
 	printf("}\n");
 	fflush(stdout);
+	if (o->send) {
+		usleep(SEND_AFTER_US);
+		if (send(fd, &position, 1, MSG_NOSIGNAL) != 1)
+			die("send");
+	}
 	start = pattern_now_ns();
-	if (o->send && send(fd, &position, 1, MSG_NOSIGNAL) != 1)
-		die("send");
 	if (poll(p, 2, -1) < 0)
 		die("poll");
 	if (p[1].revents) {
