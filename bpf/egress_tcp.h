@@ -115,9 +115,13 @@ static __always_inline __u32 tcp_check_send(struct tcp_output *out)
 }
 
 /*
- * The window field. The right edge never moves back (RFC 9293 3.8.6): what was
- * promised stays acceptable. On the wire it may fall short by less than one
- * unit of scale (RFC 7323 2.4).
+ * The window field: what the library has room for. What was promised stays
+ * acceptable (`rcv_adv`), and the library never takes its own promises back
+ * (RFC 9293 3.8.6); on the wire they may fall short by less than one unit of
+ * scale (RFC 7323 2.4). But the kernel may have promised more than the
+ * library's buffer holds, before the promotion. The peer must learn that, as it
+ * must be able to (RFC 9293 3.8.6): else it sends what nobody takes, and takes
+ * a program that does not read for a network that loses.
  */
 static __always_inline void tcp_offer_window(struct tcp_output *out)
 {
@@ -130,7 +134,7 @@ static __always_inline void tcp_offer_window(struct tcp_output *out)
 	/* Another thread has acknowledged more: its octets are in this room. */
 	if (seq_before(out->h->ack, out->ack))
 		edge = seq_max(out->h->ack + window, out->ack);
-	out->window = (seq_max(edge, conn->rcv_adv) - out->ack) >> shift;
+	out->window = (edge - out->ack) >> shift;
 	if (out->window > TCP_MAX_WINDOW_FIELD)
 		out->window = TCP_MAX_WINDOW_FIELD;
 	conn->rcv_adv = seq_max(conn->rcv_adv, out->ack + (out->window << shift));

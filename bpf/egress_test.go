@@ -332,7 +332,7 @@ func TestAcknowledge(t *testing.T) {
 			wire:  func(s *sent) { s.ack = 1001 },
 			after: func(c *abi.Conn) { c.RcvNxt, c.RcvAdv = 1001, 11001 }, pub: func(p *abi.Pub) { p.RcvNxt = 1001 }},
 		{name: "what never came", conn: delivered, h: acks(3001)},
-		{name: "less than before", h: acks(900), wire: func(s *sent) { s.win = 10000 }},
+		{name: "less than before", h: acks(900), wire: func(s *sent) { s.win = 9900 }},
 		{name: "around zero", h: acks(2),
 			conn: func(c *abi.Conn) { c.RcvNxt, c.RcvHigh, c.RcvAdv = 0xfffffff0, 2, 100 },
 			wire: func(s *sent) { s.ack = 2 }, pub: func(p *abi.Pub) { p.RcvNxt = 2 },
@@ -416,14 +416,15 @@ func TestOfferWindow(t *testing.T) {
 	scaled := func(c *abi.Conn) { c.RcvWscale = 7 }
 	runSendings(t, []sending{
 		{name: "more room", h: offers(20000), wire: func(s *sent) { s.win = 20000 }, after: edge(21000)},
-		{name: "less room: the promise stands", h: offers(10)},
-		{name: "no room: the promise stands", h: offers(0)},
+		// What the kernel had promised stays acceptable, but the peer is told.
+		{name: "less room than promised", h: offers(10), wire: func(s *sent) { s.win = 10 }},
+		{name: "no room, whatever was promised", h: offers(0), wire: func(s *sent) { s.win = 0 }},
 		{name: "no room, nothing promised", conn: edge(1000), h: offers(0), wire: func(s *sent) { s.win = 0 }},
 		{name: "scaled", conn: scaled, h: offers(128 * 200), wire: func(s *sent) { s.win = 200 }, after: edge(1000 + 128*200)},
 		{name: "scaled, rounded down", conn: scaled, h: offers(128*200 + 127), wire: func(s *sent) { s.win = 200 },
 			after: edge(1000 + 128*200)},
 		// On the wire the edge falls short by less than a unit, inside it stands.
-		{name: "scaled, promise not a multiple", conn: scaled, h: offers(0), wire: func(s *sent) { s.win = 10000 / 128 }},
+		{name: "scaled, promise not a multiple", conn: scaled, h: offers(10000), wire: func(s *sent) { s.win = 10000 / 128 }},
 		{name: "field full", h: offers(70000), wire: func(s *sent) { s.win = 65535 }, after: edge(1000 + 65535)},
 		{name: "more than a window can be", conn: func(c *abi.Conn) { c.RcvWscale = 14 }, h: offers(1<<32 - 1),
 			wire: func(s *sent) { s.win = 65535 }, after: edge(1000 + 65535<<14)},

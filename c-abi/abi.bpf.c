@@ -44,6 +44,7 @@
 	X(etran_path_reason)                                                                       \
 	X(etran_phase)                                                                             \
 	X(etran_rx_kind)                                                                           \
+	X(etran_sock_trait)                                                                        \
 	X(etran_transport)
 
 /*

@@ -56,6 +56,9 @@ type Interface struct {
 	// Mode is how the XDP program is attached: "native" or "generic".
 	Mode     string `json:"mode"`
 	Attached bool   `json:"attached"`
+	// Lost is how often the device or its program went away while the
+	// daemon ran.
+	Lost uint64 `json:"lost,omitempty"`
 }
 
 // App is a registered application: one process that owns frames, taps and
@@ -126,8 +129,10 @@ type Stats struct {
 	Stuck  uint64 `json:"stuck"`
 	// ClosedBehind are sockets closed or shut down by ways that the library
 	// does not see; Destroyed those ended by an administrator (ss -K).
-	ClosedBehind    uint64            `json:"closed_behind"`
-	Destroyed       uint64            `json:"destroyed"`
+	ClosedBehind uint64 `json:"closed_behind"`
+	Destroyed    uint64 `json:"destroyed"`
+	// Strays are segments that reached a sleeping kernel socket past XDP.
+	Strays          uint64            `json:"strays"`
 	FastSegsIn      uint64            `json:"fast_segs_in"`
 	FastSegsOut     uint64            `json:"fast_segs_out"`
 	FastBytesIn     uint64            `json:"fast_bytes_in"`

@@ -15,5 +15,6 @@
 #include "datapath.h"
 #include "limits.h"
 #include "reasons.h"
+#include "socket.h"
 
 #endif

@@ -77,7 +77,9 @@
 	X(PROTOCOL, 34, "protocol", "the program's shared state makes no sense")                   \
 	X(DESTROYED, 35, "destroyed", "the kernel's socket was ended by other means (ss -K)")      \
 	X(NAT, 36, "nat", "this host translates the connection's addresses or ports")              \
-	X(IPSEC, 37, "ipsec", "an IPsec policy applies to the connection")
+	X(IPSEC, 37, "ipsec", "an IPsec policy applies to the connection")                         \
+	X(STRAY, 38, "stray", "segments reached the kernel socket past XDP")                       \
+	X(MULTIPATH, 39, "multipath", "the route has several next hops")
 
 #define ETRAN_ENUM_DROP(name, value, tool, text) ETRAN_DROP_##name = value,
 enum etran_drop_reason { ETRAN_DROP_REASONS(ETRAN_ENUM_DROP) ETRAN_DROP_MAX };

@@ -102,6 +102,7 @@ func printStats(w io.Writer, s *adminapi.Stats) error {
 	fmt.Fprintf(t, "fast path's share of bytes\t%s\n", share(fast, fast+kernel))
 	fmt.Fprintf(t, "retransmissions\t%d\n", s.Retransmissions)
 	fmt.Fprintf(t, "redirect errors\t%d\n", s.RedirectErrors)
+	fmt.Fprintf(t, "strays at sleeping sockets\t%d\n", s.Strays)
 	printReasons(t, "drops", s.Drops)
 	return t.Flush()
 }

@@ -39,6 +39,7 @@ type Manager struct {
 	started  time.Time
 
 	generation atomic.Uint32
+	strays     uint64 // when the timers last looked
 
 	mu      sync.Mutex
 	apps    [abi.MaxApps]*App
@@ -68,7 +69,7 @@ func NewManager(c *config.Config, path *datapath.DataPath, log *slog.Logger) (*M
 	}
 	e := &m.env
 	e.Path, e.Hops, e.Device, e.Policy, e.Counters = path, m.hops, m.device, &c.Policy, &m.counters
-	e.Log, e.DropFilter, e.NetnsCookie, e.NextGeneration = log, path.DropFilter(), cookie, m.nextGeneration
+	e.Log, e.Sockets, e.NetnsCookie, e.NextGeneration = log, path.Sockets(), cookie, m.nextGeneration
 	for _, d := range path.Devices() {
 		if err := m.hops.SetDevice(hopDevice(d)); err != nil {
 			return nil, err
@@ -114,20 +115,23 @@ func (m *Manager) Watch(ctx context.Context) error {
 }
 
 func (m *Manager) linkChanged(l netlink.Link, deleted bool) {
-	d, served, changed := m.path.LinkChanged(l, deleted)
-	if !served {
-		return
+	if change, served := m.path.LinkChanged(l, deleted); served {
+		m.deviceChanged(change)
 	}
+}
+
+func (m *Manager) deviceChanged(c datapath.Change) {
+	d := c.Device
 	if err := m.hops.SetDevice(hopDevice(d)); err != nil {
 		m.log.Error("next hops not updated", "device", d.Name, "error", err)
 	}
-	if !changed {
+	if !c.Leave {
 		return
 	}
 	m.log.Warn("device changed: its connections go back to the kernel", "device", d.Name,
 		"mtu", d.MTU, "queues", d.Queues, "usable", d.Usable)
 	for _, a := range m.list() {
-		a.pleaseDemote(abi.PathReasonDevice, func(s *handover.Slot) (uint32, bool) { return s.OnDevice(d.Ifindex) })
+		a.pleaseDemote(abi.PathReasonDevice, func(s *handover.Slot) (uint32, bool) { return s.OnDevice(c.Former) })
 	}
 }
 

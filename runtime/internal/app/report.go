@@ -42,7 +42,7 @@ func (m *Manager) Status(v Viewer) *adminapi.Status {
 	for _, d := range m.path.Devices() {
 		s.Interfaces = append(s.Interfaces, adminapi.Interface{
 			Name: d.Name, Ifindex: d.Ifindex, Queues: d.Queues, MTU: d.MTU,
-			Mode: "native", Attached: d.Usable,
+			Mode: "native", Attached: d.Usable, Lost: d.Lost,
 		})
 	}
 	for _, a := range m.visible(v) {
@@ -181,6 +181,9 @@ func (m *Manager) Stats() (*adminapi.Stats, error) {
 		Seized: c.Seized.Load(), Stuck: c.Stuck.Load(),
 		ClosedBehind: c.ClosedBehind.Load(), Destroyed: c.Destroyed.Load(),
 		RedirectErrors: drops[abi.DropReasonRedirectRx.String()] + drops[abi.DropReasonRedirectTx.String()],
+	}
+	if s.Strays, err = m.path.Sockets().Strays(); err != nil {
+		return nil, err
 	}
 	t := m.traffic()
 	s.FastSegsIn, s.FastSegsOut = t.FastSegsIn, t.FastSegsOut

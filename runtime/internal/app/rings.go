@@ -57,6 +57,9 @@ func (a *App) Claim(d handover.Device) (uint16, abi.PathReason) {
 		if a.rings.device.Ifindex != d.Ifindex {
 			return 0, abi.PathReasonLimit // one device per application so far
 		}
+		if now, _ := a.m.path.Device(d.Ifindex); now.Queues > a.rings.device.Queues {
+			return 0, abi.PathReasonDevice // no socket on the new queues
+		}
 		return firstRing, abi.PathReasonOk
 	}
 	device, usable := a.m.path.Device(d.Ifindex)

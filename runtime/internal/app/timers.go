@@ -7,6 +7,7 @@ import (
 	"time"
 
 	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/handover"
 )
 
 const (
@@ -31,6 +32,10 @@ func (m *Manager) runTimers(ctx context.Context) {
 					a.audit()
 				}
 			}
+			m.checkStrays()
+			for _, change := range m.path.CheckDevices(now) {
+				m.deviceChanged(change)
+			}
 		}
 	}
 }
@@ -41,5 +46,22 @@ func (a *App) checkTimers(now time.Time) {
 			a.m.log.Debug("a timer asks for a demotion", "app", a.id, "slot", s.Index(), "reason", reason.String())
 			a.please(abi.MsgTypePleaseDemote, s, generation, reason)
 		}
+	}
+}
+
+// checkStrays has connections demoted whose segments come by another way than
+// XDP's. It looks at each only if there were any.
+func (m *Manager) checkStrays() {
+	n, err := m.path.Sockets().Strays()
+	if err != nil {
+		m.log.Error("strays not read", "error", err)
+		return
+	}
+	if n == m.strays {
+		return
+	}
+	m.strays = n
+	for _, a := range m.list() {
+		a.pleaseDemote(abi.PathReasonStray, (*handover.Slot).Strayed)
 	}
 }

@@ -11,12 +11,10 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/etran-go/etran/bpf"
 	abi "github.com/etran-go/etran/c-abi"
@@ -38,33 +36,32 @@ type Device struct {
 	Port           uint32
 	VerifyChecksum bool
 	// Usable is false while the device is down, gone or changed so that
-	// the programs cannot serve it.
+	// the programs cannot serve it, or without our program.
 	Usable bool
+	// Lost is how often the program or the device went away.
+	Lost uint64
 
-	link link.Link
+	up      bool      // as the kernel says
+	link    link.Link // nil while the program is not attached
+	again   time.Time // when to try to attach next
+	backOff time.Duration
 }
 
 // DataPath is the attached data path.
 type DataPath struct {
 	*bpf.Objects
 
-	pins  *pinDir
-	trace link.Link
-	drop  *ebpf.Program
-	log   *slog.Logger
+	pins    *pinDir
+	trace   link.Link
+	sockets *bpf.Sockets
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	devices []*Device
 }
 
-// dropAll keeps every segment from a sleeping socket.
-var dropAll = &ebpf.ProgramSpec{
-	Name: "etran_drop", Type: ebpf.SocketFilter, License: "Dual BSD/GPL",
-	Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-}
-
-// DropFilter is a socket filter that drops everything.
-func (d *DataPath) DropFilter() int { return d.drop.FD() }
+// Sockets are the programs about kernel sockets.
+func (d *DataPath) Sockets() *bpf.Sockets { return d.sockets }
 
 // Open loads and attaches everything, or leaves nothing behind.
 func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
@@ -84,8 +81,8 @@ func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
 	if d.Objects, err = bpf.Load(bpf.LoadOptions{}); err != nil {
 		return d, err
 	}
-	if d.drop, err = ebpf.NewProgram(dropAll); err != nil {
-		return d, fmt.Errorf("load the drop filter: %w", err)
+	if d.sockets, err = bpf.LoadSockets(bpf.LoadOptions{}); err != nil {
+		return d, err
 	}
 	if d.trace, err = d.AttachTrace(); err != nil {
 		return d, err
@@ -102,57 +99,44 @@ func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
 }
 
 func (d *DataPath) attach(i config.Interface, port uint32) error {
-	l, err := netlink.LinkByName(i.Name)
+	device := &Device{Name: i.Name, Port: port, VerifyChecksum: i.VerifyChecksum}
+	if err := d.serve(device); err != nil {
+		return err
+	}
+	d.devices = append(d.devices, device)
+	return nil
+}
+
+// serve finds a device by its name and attaches the ingress program.
+func (d *DataPath) serve(device *Device) error {
+	l, err := netlink.LinkByName(device.Name)
 	if err != nil {
 		return fmt.Errorf("find it: %w", err)
 	}
-	device := &Device{Name: i.Name, Ifindex: l.Attrs().Index, Port: port, VerifyChecksum: i.VerifyChecksum}
 	if err := device.read(l); err != nil {
 		return err
 	}
 	if device.MTU > MaxMTU {
 		return fmt.Errorf("MTU %d is larger than %d", device.MTU, MaxMTU)
 	}
-	if err := refuseForeign(i.Name); err != nil {
-		return err
+	if xdp := l.Attrs().Xdp; xdp != nil && xdp.Attached {
+		return fmt.Errorf("an XDP program that is not ours (id %d) is attached; remove it first", xdp.ProgId)
 	}
-	device.link, err = link.AttachXDP(link.XDPOptions{
+	attached, err := link.AttachXDP(link.XDPOptions{
 		Program: d.Ingress, Interface: device.Ifindex, Flags: link.XDPDriverMode})
 	if err != nil {
 		return fmt.Errorf("attach in native mode: %w", err)
 	}
-	// From here on Close undoes it.
-	d.devices = append(d.devices, device)
-	if err := d.pins.pin(device.link, devicePin+i.Name); err != nil {
-		return err
+	err = d.pins.pin(attached, devicePin+device.Name)
+	if err == nil {
+		err = d.SetPort(device.Port, device.Ifindex)
 	}
-	return d.SetPort(port, device.Ifindex)
-}
-
-// refuseForeign: somebody else's program must not be replaced.
-func refuseForeign(name string) error {
-	l, err := netlink.LinkByName(name)
 	if err != nil {
-		return fmt.Errorf("find it: %w", err)
+		_ = attached.Unpin() // perhaps it was not pinned
+		return errors.Join(err, detach(attached))
 	}
-	if xdp := l.Attrs().Xdp; xdp != nil && xdp.Attached {
-		return fmt.Errorf("an XDP program that is not ours (id %d) is attached; remove it first", xdp.ProgId)
-	}
-	return nil
-}
-
-// read takes over what the kernel says of the device.
-func (dev *Device) read(l netlink.Link) error {
-	a := l.Attrs()
-	dev.MTU, dev.MAC = a.MTU, a.HardwareAddr
-	var err error
-	if dev.Queues, err = rxQueues(a.Name, a.NumRxQueues); err != nil {
-		return err
-	}
-	if dev.Queues > abi.MaxQueues {
-		return fmt.Errorf("%d receive queues, at most %d can be served", dev.Queues, abi.MaxQueues)
-	}
-	dev.Usable = a.Flags&net.FlagUp != 0 && dev.MTU <= MaxMTU
+	device.link = attached
+	device.judge()
 	return nil
 }
 
@@ -179,26 +163,6 @@ func (d *DataPath) Device(ifindex int) (Device, bool) {
 	return Device{}, false
 }
 
-// LinkChanged takes over a change of a link. changed is true if fast
-// connections on the device must go back to the kernel.
-func (d *DataPath) LinkChanged(l netlink.Link, deleted bool) (dev Device, served, changed bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, own := range d.devices {
-		if own.Ifindex != l.Attrs().Index {
-			continue
-		}
-		before := *own
-		if err := own.read(l); err != nil || deleted {
-			own.Usable = false
-			d.log.Warn("device cannot be served any more", "device", own.Name, "deleted", deleted, "error", err)
-		}
-		changed = before.Usable && (!own.Usable || own.MTU != before.MTU || own.Queues != before.Queues)
-		return *own, true, changed
-	}
-	return Device{}, false, false
-}
-
 // AttachTap puts the egress program on a tap; the calling thread is in the
 // tap's namespace. The pin keeps it there if the daemon dies.
 func (d *DataPath) AttachTap(ifindex int, name string) (link.Link, error) {
@@ -223,13 +187,13 @@ func (d *DataPath) ReleaseTap(l link.Link) {
 func (d *DataPath) Close() {
 	var errs []error
 	for _, dev := range d.devices {
-		errs = append(errs, dev.link.Unpin(), detach(dev.link))
+		errs = append(errs, dev.release())
 	}
 	if d.trace != nil {
 		errs = append(errs, d.trace.Unpin(), d.trace.Close())
 	}
-	if d.drop != nil {
-		errs = append(errs, d.drop.Close())
+	if d.sockets != nil {
+		errs = append(errs, d.sockets.Close())
 	}
 	if d.Objects != nil {
 		errs = append(errs, d.Objects.Close())
@@ -240,13 +204,4 @@ func (d *DataPath) Close() {
 	if err := errors.Join(errs...); err != nil {
 		d.log.Warn("not everything could be detached", "error", err)
 	}
-}
-
-// detach takes effect at once; closing the last descriptor may take a while.
-func detach(l link.Link) error {
-	err := l.Detach()
-	if errors.Is(err, unix.ENOLINK) || errors.Is(err, unix.ENODEV) {
-		err = nil // the device is gone
-	}
-	return errors.Join(err, l.Close())
 }

@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -36,7 +38,11 @@ func setup(t *testing.T) *config.Config {
 		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, NumRxQueues: 2, NumTxQueues: 2}, PeerName: name + "p"}
 		must(t, netlink.LinkAdd(v))
 		must(t, netlink.LinkSetUp(v))
-		t.Cleanup(func() { _ = netlink.LinkDel(v) })
+		t.Cleanup(func() {
+			if l, err := netlink.LinkByName(name); err == nil { // perhaps another by now
+				_ = netlink.LinkDel(l)
+			}
+		})
 	}
 	c := config.Default()
 	c.PinDir = filepath.Join(t.TempDir(), "pins")
@@ -52,7 +58,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func attached(t *testing.T, name string) bool {
+func hasProgram(t *testing.T, name string) bool {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
 	must(t, err)
@@ -76,8 +82,8 @@ func TestOpenAndClose(t *testing.T) {
 	c := setup(t)
 	d, err := Open(c, quiet)
 	must(t, err)
-	if !attached(t, "dp0") || !attached(t, "dp1") || len(pins(t, c)) != 3 {
-		t.Errorf("attached %v %v, pins %v", attached(t, "dp0"), attached(t, "dp1"), pins(t, c))
+	if !hasProgram(t, "dp0") || !hasProgram(t, "dp1") || len(pins(t, c)) != 3 {
+		t.Errorf("attached %v %v, pins %v", hasProgram(t, "dp0"), hasProgram(t, "dp1"), pins(t, c))
 	}
 	for _, dev := range d.Devices() {
 		if dev.Queues != 2 || dev.MTU != 1500 || len(dev.MAC) != 6 || !dev.Usable {
@@ -85,8 +91,8 @@ func TestOpenAndClose(t *testing.T) {
 		}
 	}
 	d.Close()
-	if attached(t, "dp0") || attached(t, "dp1") || len(pins(t, c)) != 0 {
-		t.Errorf("after Close: attached %v %v, pins %v", attached(t, "dp0"), attached(t, "dp1"), pins(t, c))
+	if hasProgram(t, "dp0") || hasProgram(t, "dp1") || len(pins(t, c)) != 0 {
+		t.Errorf("after Close: attached %v %v, pins %v", hasProgram(t, "dp0"), hasProgram(t, "dp1"), pins(t, c))
 	}
 }
 
@@ -98,8 +104,122 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 	if _, err := Open(c, quiet); err == nil || !strings.Contains(err.Error(), "another etrand") {
 		t.Errorf("error %v", err)
 	}
-	if !attached(t, "dp0") {
+	if !hasProgram(t, "dp0") {
 		t.Error("the first daemon lost its program")
+	}
+}
+
+// check looks as the daemon's timer does.
+func check(d *DataPath) (leave bool) {
+	for _, c := range d.CheckDevices(time.Now()) {
+		leave = leave || c.Leave
+	}
+	return leave
+}
+
+// awaitUsable checks until the device is as wanted.
+func awaitUsable(t *testing.T, d *DataPath, want bool) Device {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		check(d)
+		if dev := d.Devices()[0]; dev.Usable == want {
+			return dev
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("device stays %+v", d.Devices()[0])
+		}
+	}
+}
+
+// Somebody detaches our program by force: that is noticed, and after a while
+// it is attached again; not, while a foreign program is there.
+func TestForcedDetach(t *testing.T) {
+	c := setup(t)
+	d, err := Open(c, quiet)
+	must(t, err)
+	defer d.Close()
+	if check(d) {
+		t.Error("devices that nothing happened to are left")
+	}
+	pinned, err := link.LoadPinnedLink(filepath.Join(c.PinDir, devicePin+"dp0"), nil)
+	must(t, err)
+	must(t, pinned.Detach())
+	must(t, pinned.Close())
+	foreign, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}})
+	must(t, err)
+	defer foreign.Close()
+	l, err := link.AttachXDP(link.XDPOptions{Program: foreign, Interface: d.Devices()[0].Ifindex})
+	must(t, err)
+	if !check(d) {
+		t.Fatal("a program that is gone was not noticed")
+	}
+	if dev := d.Devices()[0]; dev.Usable || dev.Lost != 1 {
+		t.Errorf("device without program: %+v", dev)
+	}
+	time.Sleep(firstBackOff + 100*time.Millisecond)
+	if check(d); d.Devices()[0].Usable {
+		t.Error("a foreign program was replaced")
+	}
+	must(t, l.Close())
+	awaitUsable(t, d, true)
+	if !hasProgram(t, "dp0") || len(pins(t, c)) != 3 {
+		t.Errorf("attached %v, pins %v", hasProgram(t, "dp0"), pins(t, c))
+	}
+}
+
+// A device that is deleted and made again is served again.
+func TestDeviceMadeAnew(t *testing.T) {
+	c := setup(t)
+	d, err := Open(c, quiet)
+	must(t, err)
+	defer d.Close()
+	l, err := netlink.LinkByName("dp0")
+	must(t, err)
+	must(t, netlink.LinkDel(l))
+	change, served := d.LinkChanged(l, true)
+	if !served || !change.Leave || change.Former != l.Attrs().Index || d.Devices()[0].Usable {
+		t.Errorf("deleted: served %v, %+v", served, change)
+	}
+	anew := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "dp0", NumRxQueues: 1, NumTxQueues: 1}, PeerName: "dp0p"}
+	must(t, netlink.LinkAdd(anew))
+	must(t, netlink.LinkSetUp(anew))
+	now, err := netlink.LinkByName("dp0")
+	must(t, err)
+	if change, served = d.LinkChanged(now, false); !served || change.Leave {
+		t.Errorf("made anew: served %v, %+v", served, change)
+	}
+	dev := awaitUsable(t, d, true)
+	if dev.Ifindex == l.Attrs().Index || dev.Queues != 1 || !hasProgram(t, "dp0") {
+		t.Errorf("made anew: %+v", dev)
+	}
+	var port uint32
+	must(t, d.Ports.Lookup(uint32(0), &port))
+	if int(port) != dev.Ifindex {
+		t.Errorf("port leads to interface %d, not %d", port, dev.Ifindex)
+	}
+}
+
+// No event of the kernel tells that another number of queues is in use.
+func TestNumberOfQueuesChanges(t *testing.T) {
+	c := setup(t)
+	d, err := Open(c, quiet)
+	must(t, err)
+	defer d.Close()
+	// With a program a veth end must receive as much as the other sends.
+	for _, args := range [][]string{{"dp0p", "tx"}, {"dp0", "rx"}} {
+		if out, err := exec.Command("ethtool", "-L", args[0], args[1], "1").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	if !check(d) {
+		t.Error("another number of queues was not noticed")
+	}
+	if dev := d.Devices()[0]; !dev.Usable || dev.Queues != 1 {
+		t.Errorf("%+v", dev)
+	}
+	if check(d) {
+		t.Error("the same change was noticed twice")
 	}
 }
 
@@ -119,10 +239,10 @@ func TestForeignProgramIsRefused(t *testing.T) {
 	if _, err := Open(c, quiet); err == nil || !strings.Contains(err.Error(), "dp1") || !strings.Contains(err.Error(), "not ours") {
 		t.Errorf("error %v", err)
 	}
-	if attached(t, "dp0") || len(pins(t, c)) != 0 {
-		t.Errorf("attached %v, pins %v", attached(t, "dp0"), pins(t, c))
+	if hasProgram(t, "dp0") || len(pins(t, c)) != 0 {
+		t.Errorf("attached %v, pins %v", hasProgram(t, "dp0"), pins(t, c))
 	}
-	if !attached(t, "dp1") {
+	if !hasProgram(t, "dp1") {
 		t.Error("the foreign program is gone")
 	}
 }
@@ -133,7 +253,7 @@ func TestUnknownInterface(t *testing.T) {
 	if _, err := Open(c, quiet); err == nil || !strings.Contains(err.Error(), "nosuch") {
 		t.Errorf("error %v", err)
 	}
-	if attached(t, "dp0") || attached(t, "dp1") {
+	if hasProgram(t, "dp0") || hasProgram(t, "dp1") {
 		t.Error("programs are left behind")
 	}
 }
@@ -158,15 +278,16 @@ func TestLeftOversAreReplaced(t *testing.T) {
 		must(t, dev.link.Close())
 	}
 	must(t, dead.trace.Close())
+	must(t, dead.sockets.Close())
 	must(t, dead.Objects.Close())
-	if !attached(t, "dp0") {
+	if !hasProgram(t, "dp0") {
 		t.Fatal("the pin does not keep the program attached")
 	}
 	d, err := Open(c, quiet)
 	must(t, err)
 	defer d.Close()
-	if !attached(t, "dp0") || !attached(t, "dp1") || len(pins(t, c)) != 3 {
-		t.Errorf("attached %v %v, pins %v", attached(t, "dp0"), attached(t, "dp1"), pins(t, c))
+	if !hasProgram(t, "dp0") || !hasProgram(t, "dp1") || len(pins(t, c)) != 3 {
+		t.Errorf("attached %v %v, pins %v", hasProgram(t, "dp0"), hasProgram(t, "dp1"), pins(t, c))
 	}
 }
 
@@ -180,8 +301,8 @@ func TestLinkChanges(t *testing.T) {
 	look := func() (served, changed bool) {
 		now, err := netlink.LinkByName("dp0")
 		must(t, err)
-		_, served, changed = d.LinkChanged(now, false)
-		return served, changed
+		change, served := d.LinkChanged(now, false)
+		return served, change.Leave
 	}
 	if served, changed := look(); !served || changed {
 		t.Errorf("nothing happened: served %v, changed %v", served, changed)
@@ -204,7 +325,7 @@ func TestLinkChanges(t *testing.T) {
 	}
 	lo, err := netlink.LinkByName("lo")
 	must(t, err)
-	if _, served, _ := d.LinkChanged(lo, false); served {
+	if _, served := d.LinkChanged(lo, false); served {
 		t.Error("the loopback device is said to be served")
 	}
 }

@@ -47,7 +47,7 @@ func (s *Slot) observe() abi.PathReason {
 	if s.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
-	if s.sock, reason = examine(s.fd, s.env.NetnsCookie); reason != abi.PathReasonOk {
+	if s.sock, reason = examine(s.fd, s.env); reason != abi.PathReasonOk {
 		return reason
 	}
 	s.note.Traffic = s.owner.Recall(s.sock.cookie)
@@ -76,8 +76,12 @@ func (s *Slot) findDevice() abi.PathReason {
 	switch {
 	case errors.Is(err, nexthop.ErrLocal):
 		return abi.PathReasonLocal
+	case errors.Is(err, nexthop.ErrNoDevice) && s.note.Traffic.FastSegsIn > 0:
+		return abi.PathReasonRoute // it may come back as it went
 	case errors.Is(err, nexthop.ErrNoDevice):
 		return abi.PathReasonNoDevice
+	case errors.Is(err, nexthop.ErrMultipath):
+		return abi.PathReasonMultipath
 	case err != nil:
 		s.env.Log.Debug("no next hop", "slot", s.name(), "error", err)
 		return abi.PathReasonNoHop
@@ -85,7 +89,7 @@ func (s *Slot) findDevice() abi.PathReason {
 	s.hop = hop
 	device, served := s.env.Device(hop.Device)
 	if !served {
-		return abi.PathReasonNoDevice
+		return abi.PathReasonDevice // of ours, but cannot be used just now
 	}
 	s.device = device
 	return abi.PathReasonOk

@@ -163,7 +163,7 @@ func (s *Slot) agree(seenEnd seq.Num) (*repair.State, abi.PathReason) {
 // since the dump by a way that XDP does not see.
 func (s *Slot) sleepAfter(dump *repair.State) abi.PathReason {
 	var err error
-	if s.asleep, err = putToSleep(s.fd, s.env.DropFilter); err != nil {
+	if s.asleep, err = putToSleep(s.fd, s.env.Sockets.DropFilter()); err != nil {
 		return s.failed(err)
 	}
 	info, err := repair.ReadInfo(s.fd)

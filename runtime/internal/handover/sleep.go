@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	abi "github.com/etran-go/etran/c-abi"
 )
 
 // The kernel socket of a fast connection does not sleep by itself. Its
@@ -62,4 +64,30 @@ func setTimers(fd, keepalive, userTimeout int, now sleeper) error {
 		}
 	}
 	return nil
+}
+
+// A segment that was between XDP and the socket when the socket fell asleep is
+// no reason to go: it is lost and comes again, by the way of the others.
+const strayTolerance = 1
+
+// Strayed says whether segments of a fast connection reach its kernel socket
+// by a way that XDP does not see. What it counted it does not count again.
+func (s *Slot) Strayed() (generation uint32, strayed bool) {
+	if !s.mu.TryLock() {
+		return 0, false // looked at again after the next stray
+	}
+	defer s.mu.Unlock()
+	if s.phase != abi.PhaseFast {
+		return 0, false
+	}
+	n, err := s.env.Sockets.StraysOf(s.sock.cookie)
+	if err != nil {
+		s.env.Log.Error("strays not read", "slot", s.name(), "error", err)
+		return 0, false
+	}
+	if n <= s.sock.strays+strayTolerance {
+		return 0, false
+	}
+	s.sock.strays = n
+	return s.generation, true
 }

@@ -77,6 +77,19 @@ type Owner interface {
 	Recall(cookie uint64) counters.Traffic
 }
 
+// Sockets is what a switch needs of the eBPF programs about kernel sockets.
+type Sockets interface {
+	// DropFilter is a socket filter that drops everything and counts it. It
+	// is loaded once: a classic filter would be compiled at every switch,
+	// which interrupts all processors.
+	DropFilter() int
+	// StraysOf is how many segments the filter dropped for the socket with a
+	// cookie.
+	StraysOf(cookie uint64) (uint64, error)
+	// Inspect looks into a socket.
+	Inspect(fd int) (abi.SockTrait, error)
+}
+
 // Env is what all slots of the daemon share.
 type Env struct {
 	Path     DataPath
@@ -85,10 +98,7 @@ type Env struct {
 	Policy   *config.Policy
 	Counters *counters.Counters
 	Log      *slog.Logger
-	// DropFilter is a socket filter that drops everything. It is loaded once:
-	// a classic filter would be compiled at every switch, which interrupts
-	// all processors.
-	DropFilter int
+	Sockets  Sockets
 	// NetnsCookie is the network namespace that the daemon serves.
 	NetnsCookie uint64
 	// Stopping: nothing is promoted any more.

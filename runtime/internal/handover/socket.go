@@ -17,19 +17,30 @@ type socket struct {
 	local, remote netip.AddrPort
 	cookie        uint64
 	options       repair.Options
+	strays        uint64 // that its filter had dropped when last looked at
 }
 
-// mustBeZero are integer options that the fast path does not do. An option
-// that this kernel does not know cannot be set either.
-var mustBeZero = []struct {
-	level, option int
-	reason        abi.PathReason
+// mustBe are integer options that the fast path does not do, except with the
+// value given or 0. An option that this kernel does not know cannot be set
+// either.
+var mustBe = []struct {
+	level, option, value int
+	reason               abi.PathReason
 }{
-	{unix.SOL_SOCKET, unix.SO_ZEROCOPY, abi.PathReasonOption},
-	{unix.SOL_SOCKET, unix.SO_MARK, abi.PathReasonOption},
-	{unix.SOL_SOCKET, unix.SO_LOCK_FILTER, abi.PathReasonFilter},
-	{unix.IPPROTO_IP, unix.IP_MINTTL, abi.PathReasonOption},
-	{unix.IPPROTO_TCP, unix.TCP_REPAIR, abi.PathReasonOption},
+	{unix.SOL_SOCKET, unix.SO_ZEROCOPY, 0, abi.PathReasonOption},
+	{unix.SOL_SOCKET, unix.SO_MARK, 0, abi.PathReasonOption},
+	{unix.SOL_SOCKET, unix.SO_LOCK_FILTER, 0, abi.PathReasonFilter},
+	{unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1, abi.PathReasonOption},
+	// Also in a VRF: the route is another than that of our look-up.
+	{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, 0, abi.PathReasonOption},
+	// The program reads them as control messages of recvmsg().
+	{unix.SOL_SOCKET, unix.SO_TIMESTAMP_OLD, 0, abi.PathReasonOption},
+	{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_OLD, 0, abi.PathReasonOption},
+	{unix.SOL_SOCKET, unix.SO_TIMESTAMPING_OLD, 0, abi.PathReasonOption},
+	{unix.IPPROTO_TCP, unix.TCP_INQ, 0, abi.PathReasonOption},
+	{unix.IPPROTO_IP, unix.IP_MINTTL, 0, abi.PathReasonOption},
+	{unix.IPPROTO_IP, unix.IP_TRANSPARENT, 0, abi.PathReasonOption},
+	{unix.IPPROTO_TCP, unix.TCP_REPAIR, 0, abi.PathReasonOption},
 }
 
 // mustBeEmpty are options of variable length that must not be there.
@@ -45,9 +56,9 @@ var mustBeEmpty = []struct {
 }
 
 // examine says whether a socket is one that the fast path can carry.
-func examine(fd int, netns uint64) (socket, abi.PathReason) {
+func examine(fd int, env *Env) (socket, abi.PathReason) {
 	var s socket
-	if r := examineKind(fd, netns); r != abi.PathReasonOk {
+	if r := examineKind(fd, env.NetnsCookie); r != abi.PathReasonOk {
 		return s, r
 	}
 	info, err := repair.ReadInfo(fd)
@@ -70,7 +81,32 @@ func examine(fd int, netns uint64) (socket, abi.PathReason) {
 	if s.cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil {
 		return s, abi.PathReasonSyscall
 	}
+	if s.strays, err = env.Sockets.StraysOf(s.cookie); err != nil {
+		return s, abi.PathReasonSyscall
+	}
+	if r := examineTraits(fd, env); r != abi.PathReasonOk {
+		return s, r
+	}
 	return s, examineOptions(fd)
+}
+
+// examineTraits checks what no socket option tells.
+func examineTraits(fd int, env *Env) abi.PathReason {
+	traits, err := env.Sockets.Inspect(fd)
+	switch {
+	case err != nil:
+		env.Log.Warn("socket not inspected", "error", err)
+		return abi.PathReasonSyscall
+	case traits&(abi.SockTraitTaken|abi.SockTraitSigned) != 0:
+		return abi.PathReasonOption
+	case traits&abi.SockTraitUrgent != 0:
+		return abi.PathReasonPeerUnusual
+	case traits&(abi.SockTraitPortBound|abi.SockTraitAddressBound) == abi.SockTraitPortBound:
+		// When it is rebuilt it keeps the port and can be given no address:
+		// the kernel would choose one by the routes of that moment.
+		return abi.PathReasonOption
+	}
+	return abi.PathReasonOk
 }
 
 // examineKind checks that it is a TCP over IPv4 socket of our namespace: in
@@ -97,8 +133,8 @@ func examineKind(fd int, netns uint64) abi.PathReason {
 }
 
 func examineOptions(fd int) abi.PathReason {
-	for _, o := range mustBeZero {
-		if v, err := unix.GetsockoptInt(fd, o.level, o.option); err == nil && v != 0 {
+	for _, o := range mustBe {
+		if v, err := unix.GetsockoptInt(fd, o.level, o.option); err == nil && v != 0 && v != o.value {
 			return o.reason
 		}
 	}

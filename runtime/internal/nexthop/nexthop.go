@@ -24,6 +24,7 @@ var (
 	ErrLocal      = errors.New("address is this host's own")
 	ErrNoDevice   = errors.New("route leaves by a device that is not served")
 	ErrUnresolved = errors.New("next hop is not resolved")
+	ErrMultipath  = errors.New("route has several next hops")
 	ErrFull       = errors.New("next-hop table is full")
 )
 
@@ -97,9 +98,12 @@ func (t *Table) Acquire(local, remote netip.Addr) (Hop, error) {
 	}
 	e, ok := t.entries[k]
 	if !ok {
-		if e, err = t.add(k); err != nil {
-			return Hop{}, err
-		}
+		e, err = t.add(k)
+	} else if e.users == 0 {
+		err = t.renew(k, e)
+	}
+	if err != nil {
+		return Hop{}, err
 	}
 	e.users++
 	return Hop{e.index, k.device}, nil
@@ -132,14 +136,10 @@ func (t *Table) Still(h Hop, local, remote netip.Addr) bool {
 
 // route asks the kernel where a connection's segments leave.
 func (t *Table) route(local, remote netip.Addr) (key, error) {
-	routes, err := netlink.RouteGetWithOptions(remote.AsSlice(), &netlink.RouteGetOptions{SrcAddr: local.AsSlice()})
+	r, err := getRoute(local, remote, false)
 	if err != nil {
-		return key{}, fmt.Errorf("route from %v to %v: %w", local, remote, err)
+		return key{}, err
 	}
-	if len(routes) != 1 || len(routes[0].MultiPath) > 0 {
-		return key{}, ErrNoDevice
-	}
-	r := routes[0]
 	if r.Type != unix.RTN_UNICAST {
 		return key{}, ErrLocal
 	}
@@ -147,7 +147,30 @@ func (t *Table) route(local, remote netip.Addr) (key, error) {
 	if gw, ok := netip.AddrFromSlice(r.Gw); ok {
 		gateway = gw.Unmap()
 	}
+	// The answer to a look-up is one next hop. Which of several another
+	// packet of the connection takes, the kernel decides by its ports.
+	entry, err := getRoute(local, remote, true)
+	if err != nil {
+		return key{}, err
+	}
+	if len(entry.MultiPath) > 1 {
+		return key{}, ErrMultipath
+	}
 	return key{r.LinkIndex, gateway}, nil
+}
+
+// getRoute asks for what a look-up gives, or for the entry of the routing table
+// that it finds.
+func getRoute(local, remote netip.Addr, entry bool) (netlink.Route, error) {
+	routes, err := netlink.RouteGetWithOptions(remote.AsSlice(),
+		&netlink.RouteGetOptions{SrcAddr: local.AsSlice(), FIBMatch: entry})
+	if err != nil {
+		return netlink.Route{}, fmt.Errorf("route from %v to %v: %w", local, remote, err)
+	}
+	if len(routes) != 1 {
+		return netlink.Route{}, ErrMultipath
+	}
+	return routes[0], nil
 }
 
 // add makes an entry for a neighbour that the kernel has resolved.
@@ -169,6 +192,20 @@ func (t *Table) add(k key) (*entry, error) {
 	}
 	t.used[index], t.entries[k] = true, e
 	return e, nil
+}
+
+// renew makes an entry that nobody used for a while true again: the kernel may
+// have forgotten the neighbour meanwhile, and with it that it is managed.
+func (t *Table) renew(k key, e *entry) error {
+	if err := manage(k); err != nil {
+		return err
+	}
+	mac, err := resolve(k)
+	if err != nil {
+		return err
+	}
+	e.mac = mac
+	return t.publish(k, e)
 }
 
 func (t *Table) freeIndex() (uint16, error) {
@@ -217,6 +254,22 @@ func (t *Table) setNeighbour(n *netlink.Neigh) error {
 	}
 	e.mac = n.HardwareAddr
 	return t.publish(k, e)
+}
+
+// neighbourGone has a neighbour in use resolved anew that the kernel forgot: a
+// link went down, an administrator flushed the table.
+func (t *Table) neighbourGone(n *netlink.Neigh) error {
+	gateway, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return nil
+	}
+	k := key{n.LinkIndex, gateway.Unmap()}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e, ok := t.entries[k]; !ok || e.users == 0 {
+		return nil
+	}
+	return manage(k)
 }
 
 func usable(n *netlink.Neigh) bool {

@@ -9,8 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -19,19 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/testnet"
 )
 
-// inNamespace runs the test on a thread in a fresh network namespace.
-func inNamespace(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { testnet.Main(m) }
 
 type written struct {
 	mu   sync.Mutex
@@ -53,10 +43,12 @@ func (w *written) get(i uint16) abi.Hop {
 
 func dummy(t *testing.T) netlink.Link {
 	t.Helper()
+	testnet.Require(t)
 	d := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "nh0"}, PeerName: "nh1"}
 	if err := netlink.LinkAdd(d); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = netlink.LinkDel(d) })
 	for _, name := range []string{"nh1", "nh0"} {
 		l, err := netlink.LinkByName(name)
 		if err != nil {
@@ -87,7 +79,6 @@ func neighbour(t *testing.T, link netlink.Link, ip, mac string) {
 }
 
 func TestAcquire(t *testing.T) {
-	inNamespace(t)
 	link := dummy(t)
 	w := &written{hops: map[uint32]abi.Hop{}}
 	table := NewTable(w.write)
@@ -126,7 +117,6 @@ func TestAcquire(t *testing.T) {
 }
 
 func TestNeighbourMoves(t *testing.T) {
-	inNamespace(t)
 	link := dummy(t)
 	w := &written{hops: map[uint32]abi.Hop{}}
 	table := NewTable(w.write)
@@ -138,17 +128,127 @@ func TestNeighbourMoves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	watch(t, table, func() {})
+	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:99")
+	awaitMAC(t, w, hop, 0x99)
+	// A flush makes the kernel forget that the entry is managed.
+	list, err := netlink.NeighList(link.Attrs().Index, unix.AF_INET)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("neighbours %+v, %v", list, err)
+	}
+	if err := netlink.NeighDel(&list[0]); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(3 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		list, err = netlink.NeighList(link.Attrs().Index, unix.AF_INET)
+		if err == nil && len(list) == 1 && list[0].FlagsExt&netlink.NTF_EXT_MANAGED != 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("forgotten neighbour: %+v, %v", list, err)
+		}
+	}
+	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:77")
+	awaitMAC(t, w, hop, 0x77)
+}
+
+// watch follows the kernel's events until the test ends.
+func watch(t *testing.T, table *Table, routes func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	events := Events{Link: func(netlink.Link, bool) {}, Routes: func() {}}
+	t.Cleanup(cancel)
+	events := Events{Link: func(netlink.Link, bool) {}, Routes: routes}
 	if err := table.Watch(ctx, slog.New(slog.NewTextHandler(io.Discard, nil)), events); err != nil {
 		t.Fatal(err)
 	}
-	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:99")
-	for deadline := time.Now().Add(3 * time.Second); w.get(hop.Index).Dmac[5] != 0x99; {
+}
+
+func awaitMAC(t *testing.T, w *written, hop Hop, last byte) {
+	t.Helper()
+	for deadline := time.Now().Add(3 * time.Second); w.get(hop.Index).Dmac[5] != last; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("hop still %+v", w.get(hop.Index))
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// An entry that nobody uses is made true again when somebody does: nobody
+// looked after it meanwhile.
+func TestUnusedHopIsRenewed(t *testing.T) {
+	link := dummy(t)
+	w := &written{hops: map[uint32]abi.Hop{}}
+	table := NewTable(w.write)
+	if err := table.SetDevice(Device{link.Attrs().Index, 0, 1500, link.Attrs().HardwareAddr}); err != nil {
+		t.Fatal(err)
+	}
+	local, remote := netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.99.0.2")
+	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:02")
+	first, err := table.Acquire(local, remote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Release(first)
+	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:03")
+	second, err := table.Acquire(local, remote)
+	if err != nil || second != first || w.get(second.Index).Dmac[5] != 3 {
+		t.Errorf("hop %+v, %v: %+v", second, err, w.get(second.Index))
+	}
+}
+
+// Whatever a look-up depends on makes the daemon look again.
+func TestChangesOfRouting(t *testing.T) {
+	link := dummy(t)
+	w := &written{hops: map[uint32]abi.Hop{}}
+	table := NewTable(w.write)
+	if err := table.SetDevice(Device{link.Attrs().Index, 0, 1500, link.Attrs().HardwareAddr}); err != nil {
+		t.Fatal(err)
+	}
+	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:02")
+	neighbour(t, link, "10.99.0.3", "02:00:00:00:00:03")
+	local, remote := netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.55.0.9")
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	ip("route", "add", "10.55.0.0/24", "via", "10.99.0.2")
+	hop, err := table.Acquire(local, remote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	looks := make(chan bool, 1000)
+	watch(t, table, func() { looks <- table.Still(hop, local, remote) })
+	expect := func(what string, want bool) {
+		t.Helper()
+		for deadline := time.After(3 * time.Second); ; {
+			select {
+			case still := <-looks:
+				if still == want {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("%s: no look that finds %v", what, want)
+			}
+		}
+	}
+	expect("at first", true)
+	for what, c := range map[string]struct{ do, undo []string }{
+		"better route":      {[]string{"route", "add", "10.55.0.9", "via", "10.99.0.3"}, []string{"route", "del", "10.55.0.9"}},
+		"blackhole":         {[]string{"route", "add", "blackhole", "10.55.0.9"}, []string{"route", "del", "blackhole", "10.55.0.9"}},
+		"policy rule":       {[]string{"rule", "add", "to", "10.55.0.9", "prohibit"}, []string{"rule", "del", "to", "10.55.0.9"}},
+		"several next hops": {[]string{"route", "add", "10.55.0.9", "nexthop", "via", "10.99.0.2", "nexthop", "via", "10.99.0.3"}, []string{"route", "del", "10.55.0.9"}},
+	} {
+		ip(c.do...)
+		expect(what, false)
+		if what == "several next hops" {
+			if _, err := table.Acquire(local, remote); !errors.Is(err, ErrMultipath) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		ip(c.undo...)
+		expect(what+" undone", true)
+	}
+	ip("addr", "del", "10.99.0.1/24", "dev", "nh0")
+	expect("address removed", false)
 }

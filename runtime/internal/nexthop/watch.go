@@ -4,11 +4,14 @@ package nexthop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +29,8 @@ const (
 	watchBuffer  = 1 << 20
 	watchRestart = 100 * time.Millisecond
 	// Many routes change at once; they are looked at together.
-	routeSettle = 50 * time.Millisecond
+	routeSettle   = 50 * time.Millisecond
+	routeInterval = 10 * time.Second
 )
 
 // Watch follows the kernel's events until ctx ends.
@@ -84,8 +88,12 @@ func (t *Table) neighbours(ctx context.Context, log *slog.Logger, failed func(er
 	return func() {
 		warn(t.refresh())
 		for u := range ch {
-			if u.Type == unix.RTM_NEWNEIGH && u.Family == unix.AF_INET {
+			switch {
+			case u.Family != unix.AF_INET:
+			case u.Type == unix.RTM_NEWNEIGH:
 				warn(t.setNeighbour(&u.Neigh))
+			case u.Type == unix.RTM_DELNEIGH:
+				warn(t.neighbourGone(&u.Neigh))
 			}
 		}
 	}, nil
@@ -100,23 +108,47 @@ func links(ctx context.Context, events Events, failed func(error)) (func(), erro
 	}
 	return func() {
 		for u := range ch {
+			if u.IfInfomsg.Family == unix.AF_BRIDGE {
+				continue // a port of a bridge came or went, not the device
+			}
 			events.Link(u.Link, u.Header.Type == unix.RTM_DELLINK)
 		}
 	}, nil
 }
 
+// routes asks for another look at the routes whenever something changed that a
+// look-up depends on, and from time to time: an ICMP redirect, or a route that
+// goes with a link, makes no event.
 func routes(ctx context.Context, events Events, failed func(error)) (func(), error) {
-	ch := make(chan netlink.RouteUpdate, 64)
-	err := netlink.RouteSubscribeWithOptions(ch, ctx.Done(), netlink.RouteSubscribeOptions{
-		ErrorCallback: failed, ReceiveBufferSize: watchBuffer, ReceiveBufferForceSize: true})
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_NEXTHOP)
 	if err != nil {
 		return nil, fmt.Errorf("routes: %w", err)
 	}
+	if err := s.SetReceiveBufferSize(watchBuffer, true); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("routes: %w", err)
+	}
+	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: int64(routeInterval.Seconds())}); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("routes: %w", err)
+	}
+	stop := context.AfterFunc(ctx, s.Close)
 	return func() {
-		settle := time.AfterFunc(0, events.Routes)
-		defer settle.Stop()
-		for range ch {
-			settle.Reset(routeSettle)
+		defer stop()
+		defer s.Close()
+		var pending atomic.Bool
+		look := time.AfterFunc(0, func() { pending.Store(false); events.Routes() })
+		defer look.Stop()
+		for {
+			_, _, err := s.Receive()
+			if err != nil && !errors.Is(err, unix.EAGAIN) { // EAGAIN: the time is up
+				failed(err)
+				return
+			}
+			if !pending.Swap(true) {
+				look.Reset(routeSettle)
+			}
 		}
 	}, nil
 }

@@ -7,6 +7,7 @@
 package repair
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -172,6 +173,20 @@ func (p *Plan) Rebuild(fd int) error {
 }
 
 func (p *Plan) reconnect(fd int) error {
+	err := p.bindAndConnect(fd)
+	if err != nil {
+		err = withoutRoute(fd, func() error { return p.bindAndConnect(fd) }, err)
+	}
+	if err != nil {
+		return err
+	}
+	if local, _, err := Addresses(fd); err != nil || local != p.Local {
+		return fmt.Errorf("reconnected from %v instead of %v (%v)", local, p.Local, err)
+	}
+	return nil
+}
+
+func (p *Plan) bindAndConnect(fd int) error {
 	err := unix.Bind(fd, sockaddr(p.Local))
 	// EINVAL: an earlier bind has locked the port, which the socket then kept.
 	if err != nil && err != unix.EINVAL {
@@ -194,10 +209,43 @@ func (p *Plan) reconnect(fd int) error {
 	if err := unix.Connect(fd, sockaddr(p.Remote)); err != nil {
 		return fmt.Errorf("reconnect to %v: %w", p.Remote, err)
 	}
-	if local, _, err := Addresses(fd); err != nil || local != p.Local {
-		return fmt.Errorf("reconnected from %v instead of %v (%v)", local, p.Local, err)
-	}
 	return nil
+}
+
+// loopback is the ifindex of the loopback device in every network namespace.
+const loopback = 1
+
+// withoutRoute lets f connect although there is no route, or the address is not
+// this host's just now: a link is down, an administrator is at work. A socket
+// that is connected survives that; one that is being rebuilt must, too. Bound to
+// the loopback device the kernel takes every address to be on the link, and
+// transparent it takes every source. Both are undone at once, which makes the
+// socket look for its route when it next sends, as it always does.
+func withoutRoute(fd int, f func() error, cause error) error {
+	options := []struct{ level, option, value int }{
+		{unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1},
+		{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, loopback},
+	}
+	for i, o := range options {
+		old, err := unix.GetsockoptInt(fd, o.level, o.option)
+		if err != nil {
+			return errors.Join(cause, err)
+		}
+		options[i].value = old
+		if err := unix.SetsockoptInt(fd, o.level, o.option, o.value); err != nil {
+			return errors.Join(cause, err)
+		}
+	}
+	err := f()
+	if err != nil {
+		err = errors.Join(cause, err)
+	}
+	for _, o := range options {
+		if back := unix.SetsockoptInt(fd, o.level, o.option, o.value); back != nil {
+			err = errors.Join(err, fmt.Errorf("restore what was set to connect without a route: %w", back))
+		}
+	}
+	return err
 }
 
 func (p *Plan) setOptions(fd int) error {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -62,15 +64,21 @@ func (s socket) Write(b []byte) (done int, err error) {
 
 func newPair(t *testing.T, accepted bool) *pair {
 	t.Helper()
+	return connectPair(t, "127.0.0.1", "127.0.0.1", accepted)
+}
+
+func connectPair(t *testing.T, from, to string, accepted bool) *pair {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("TCP_REPAIR needs CAP_NET_ADMIN")
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	l, err := net.Listen("tcp4", to+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	c, err := net.Dial("tcp4", l.Addr().String())
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	c, err := dialer.Dial("tcp4", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,5 +337,61 @@ func TestFailedRebuildLooksLikeAReset(t *testing.T) {
 	Abandon(p.fd)
 	if info, err := ReadInfo(p.fd); err != nil || info.Established() {
 		t.Errorf("state %v, %v", info, err)
+	}
+}
+
+// A connected socket survives that its route or its address is gone for a
+// while; a rebuilt one does, too.
+func TestRebuildWithoutRoute(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	for name, c := range map[string]struct{ gone, back []string }{
+		"blackhole":    {[]string{"route", "add", "blackhole", "127.9.9.9"}, []string{"route", "del", "blackhole", "127.9.9.9"}},
+		"unreachable":  {[]string{"route", "add", "unreachable", "127.9.9.9"}, []string{"route", "del", "unreachable", "127.9.9.9"}},
+		"address gone": {[]string{"addr", "del", "10.8.8.8/32", "dev", "lo"}, []string{"addr", "add", "10.8.8.8/32", "dev", "lo"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runtime.LockOSThread() // never unlocked: the thread ends with the test
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				t.Fatal(err)
+			}
+			ip(t, "link", "set", "lo", "up")
+			ip(t, "addr", "add", "10.8.8.8/32", "dev", "lo")
+			// Our routes shall come before those to 127.0.0.0/8.
+			ip(t, "rule", "add", "pref", "1", "lookup", "main")
+			ip(t, "rule", "add", "pref", "2", "lookup", "local")
+			ip(t, "rule", "del", "pref", "0")
+			p := connectPair(t, "10.8.8.8", "127.9.9.9", false)
+			p.exchange(t, random(t, 1000))
+			s, err := Dump(p.fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan := planFrom(t, p, s)
+			late := random(t, 5000)
+			plan.Unsent = late
+			ip(t, c.gone...)
+			rebuild(t, p, plan, false)
+			for _, o := range []struct{ level, option int }{
+				{unix.IPPROTO_IP, unix.IP_TRANSPARENT}, {unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}} {
+				if v, err := unix.GetsockoptInt(p.fd, o.level, o.option); err != nil || v != 0 {
+					t.Errorf("option %d/%d is %d, %v", o.level, o.option, v, err)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+			ip(t, c.back...)
+			if err := receive(p.peer, late); err != nil {
+				t.Fatal(err)
+			}
+			p.exchange(t, random(t, 3000))
+		})
+	}
+}
+
+func ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %v: %v: %s", args, err, out)
 	}
 }

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package system
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/etran-go/etran/runtime/adminapi"
+	"github.com/etran-go/etran/tests/internal/testbed"
+)
+
+// Patience with a machine whose cores are busy with other things.
+const eventPatience = 30 * time.Second
+
+// command runs a program on a host to its end.
+func command(t *testing.T, h *testbed.Host, line string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), eventPatience)
+	defer cancel()
+	if _, err := h.Output(ctx, testbed.Command{Args: strings.Fields(line)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await waits until f says true.
+func await(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(eventPatience); !f(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for %s", eventPatience, what)
+		}
+	}
+}
+
+// fastConns is how many connections a host has on the fast path. It asks for
+// the promotion of the others: after a demotion the library waits for a while.
+func fastConns(t *testing.T, h *testbed.Host) int {
+	t.Helper()
+	list, err := h.Admin().SS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, c := range list.Conns {
+		if c.Path == adminapi.PathFast {
+			n++
+		}
+	}
+	if n < len(list.Conns) {
+		_, _ = h.Admin().Promote(t.Context(), adminapi.SwitchRequest{All: true})
+	}
+	return n
+}
+
+// streams are content-checked streams between the hosts, in both directions.
+type streams struct {
+	server, client *testbed.Process
+	out            [2]bytes.Buffer // client, server
+}
+
+const streamConns = 3
+
+func startStreams(t *testing.T, tb *testbed.Testbed, port string, clientEtran, serverEtran bool, seconds string) *streams {
+	t.Helper()
+	s := new(streams)
+	args := []string{program(t, "streams"), "--port", port, "--connections", fmt.Sprint(streamConns),
+		"--seconds", seconds, "--rate", "100000", "--timeout", "40"}
+	s.server = start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"),
+		Etran: serverEtran, CPUs: []int{serverCPU}, Stdout: &s.out[1]})
+	time.Sleep(300 * time.Millisecond)
+	s.client = start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB),
+		Etran: clientEtran, CPUs: []int{clientCPU}, Stdout: &s.out[0]})
+	return s
+}
+
+// finish waits for the streams' end: not a byte may be lost or different.
+func (s *streams) finish(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	var ends [2]streamed
+	for i, p := range []*testbed.Process{s.client, s.server} {
+		name := []string{"client", "server"}[i]
+		if err := p.Wait(ctx); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := json.Unmarshal(s.out[i].Bytes(), &ends[i]); err != nil {
+			t.Errorf("%s printed %q: %v", name, s.out[i].Bytes(), err)
+			continue
+		}
+		ends[i].check(t, name)
+	}
+	if ends[0].Sent != ends[1].Received || ends[1].Sent != ends[0].Received {
+		t.Errorf("client %+v, server %+v: the counts differ", ends[0], ends[1])
+	}
+	t.Logf("client sent %d, received %d octets; longest gap %.0f ms", ends[0].Sent, ends[0].Received, ends[0].StallUs.Max/1000)
+}
+
+func (s *streams) running() bool {
+	select {
+	case <-s.client.Done():
+		return false
+	case <-s.server.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// moved waits until each host has moved octets on the path, after now.
+func moved(t *testing.T, tb *testbed.Testbed, path func(*testing.T, *testbed.Host, *adminapi.Stats) uint64, hosts ...*testbed.Host) {
+	t.Helper()
+	for _, h := range hosts {
+		before := stats(t, h)
+		await(t, "octets on host "+h.Name, func() bool { return path(t, h, before) > 0 })
+	}
+}
+
+// An event is something that happens to the network under connections that are
+// fast on both hosts.
+type event struct {
+	name     string
+	do, undo []string // "A: ip link …"
+	hold     time.Duration
+	// reasons are the ones for which a host must have demoted, "A device";
+	// none: all connections must still be fast where they were.
+	reasons []string
+}
+
+const detachWire = "bpftool link detach pinned /sys/fs/bpf/NAME-testbed/A/device-wire"
+
+var events = []event{
+	{"link down for a moment", []string{"A: ip link set wire down"}, []string{"A: ip link set wire up"},
+		200 * time.Millisecond, []string{"A device"}},
+	{"link down for seconds", []string{"B: ip link set wire down"}, []string{"B: ip link set wire up"},
+		3 * time.Second, []string{"B device"}},
+	{"smaller MTU", []string{"A: ip link set wire mtu 1400", "B: ip link set wire mtu 1400"}, nil, 0,
+		[]string{"A device", "B device"}},
+	{"larger MTU", []string{"A: ip link set wire mtu 1500", "B: ip link set wire mtu 1500"}, nil, 0,
+		[]string{"A device", "B device"}},
+	{"program detached by force", []string{"A: " + detachWire}, nil, 0, []string{"A device"}},
+	{"peer's MAC changes", []string{"A: ip link set wire address 02:00:00:00:0a:77",
+		"A: ip neigh flush dev wire", "A: ping -c 1 -W 5 10.77.0.2"}, nil, 0, nil},
+	{"neighbour fails", []string{"B: ip neigh change 10.77.0.1 dev wire nud failed"}, nil, 0, nil},
+	{"better route", []string{"A: ip route add 10.77.0.2/32 via 10.78.0.2 dev plain src 10.77.0.1"},
+		[]string{"A: ip route del 10.77.0.2/32"}, 2 * time.Second, []string{"A route", "B stray"}},
+	{"blackhole route", []string{"A: ip route add blackhole 10.77.0.2/32"},
+		[]string{"A: ip route del blackhole 10.77.0.2/32"}, 2 * time.Second, []string{"A route"}},
+	{"policy rule", []string{"B: ip rule add to 10.77.0.1 prohibit"},
+		[]string{"B: ip rule del to 10.77.0.1"}, time.Second, []string{"B route"}},
+	{"address away for a second", []string{"A: ip addr del 10.77.0.1/24 dev wire"},
+		[]string{"A: ip addr add 10.77.0.1/24 dev wire"}, time.Second, []string{"A route"}},
+	{"another address", []string{"A: ip addr add 10.77.0.9/24 dev wire"},
+		[]string{"A: ip addr del 10.77.0.9/24 dev wire"}, time.Second, nil},
+}
+
+// run happens, and waits until it was noticed and all is fast again.
+func (e event) run(t *testing.T, tb *testbed.Testbed, s *streams) {
+	bothFast := func() bool {
+		a, b := fastConns(t, tb.A), fastConns(t, tb.B)
+		if !s.running() {
+			t.Fatal("the streams ended")
+		}
+		return a == streamConns && b == streamConns
+	}
+	await(t, "both ends to be fast", bothFast)
+	moved(t, tb, fast, tb.A, tb.B)
+	before := map[string]*adminapi.Stats{"A": stats(t, tb.A), "B": stats(t, tb.B)}
+	e.commands(t, tb, e.do)
+	time.Sleep(e.hold)
+	for _, r := range e.reasons {
+		host, reason, _ := strings.Cut(r, " ")
+		h, err := tb.Host(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, "demotions: "+r, func() bool {
+			return stats(t, h).Demotions[reason] > before[host].Demotions[reason]
+		})
+	}
+	e.commands(t, tb, e.undo)
+	if len(e.reasons) > 0 {
+		return // the next one waits until they are fast again
+	}
+	time.Sleep(3 * time.Second)
+	for _, h := range []*testbed.Host{tb.A, tb.B} {
+		for reason, n := range stats(t, h).Demotions {
+			if n != before[h.Name].Demotions[reason] {
+				t.Errorf("host %s demoted: %s", h.Name, reason)
+			}
+		}
+	}
+	moved(t, tb, fast, tb.A, tb.B)
+}
+
+func (e event) commands(t *testing.T, tb *testbed.Testbed, lines []string) {
+	t.Helper()
+	for _, line := range lines {
+		name, what, _ := strings.Cut(line, ": ")
+		h, err := tb.Host(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		command(t, h, strings.ReplaceAll(what, "NAME", testbed.TestName()))
+	}
+}
+
+// Everything that happens to route and device is noticed for what it is, and
+// the streams go on.
+func TestEventsUnderStreams(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{})
+	// Long enough for all events on a busy machine.
+	s := startStreams(t, tb, "7000", true, true, "60")
+	for _, e := range events {
+		if !t.Run(e.name, func(t *testing.T) { e.run(t, tb, s) }) {
+			break
+		}
+	}
+	s.finish(t)
+	for _, h := range []*testbed.Host{tb.A, tb.B} {
+		v := stats(t, h)
+		t.Logf("host %s: demotions %v, aborted %v, refused %v, %d strays, drops %v", h.Name,
+			v.Demotions, v.PromotionsAborted, v.PromotionsRefused, v.Strays, v.Drops)
+	}
+	if status, err := tb.A.Admin().Status(t.Context()); err != nil || len(status.Interfaces) != 1 ||
+		!status.Interfaces[0].Attached || status.Interfaces[0].Lost != 1 {
+		t.Errorf("status of host A: %+v, %v", status, err)
+	}
+	if n := stats(t, tb.B).Strays; n == 0 {
+		t.Error("host B counted no strays")
+	}
+}
+
+// The wire is taken away and made anew: the connections go on in the kernel as
+// they would under Linux, and the daemons serve the new devices.
+func TestDeviceMadeAnewUnderStreams(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{})
+	s := startStreams(t, tb, "7000", true, true, "15")
+	await(t, "both ends to be fast", func() bool {
+		return fastConns(t, tb.A) == streamConns && fastConns(t, tb.B) == streamConns
+	})
+	moved(t, tb, fast, tb.A, tb.B)
+	command(t, tb.A, "ip link del wire")
+	for _, h := range []*testbed.Host{tb.A, tb.B} {
+		await(t, "demotions on host "+h.Name, func() bool {
+			// A frame may be refused by the device before its end is told.
+			d := stats(t, h).Demotions
+			return d["device"]+d["tx_error"]+d["route"] >= streamConns
+		})
+	}
+	command(t, tb.A, "ip link add wire type veth peer name wire netns "+testbed.TestName()+"-B")
+	for _, h := range []*testbed.Host{tb.A, tb.B} {
+		command(t, h, "ip addr add "+h.Wire+"/24 dev wire")
+		command(t, h, "ip link set wire up")
+	}
+	for _, h := range []*testbed.Host{tb.A, tb.B} {
+		await(t, "host "+h.Name+" to serve the new device", func() bool {
+			status, err := h.Admin().Status(t.Context())
+			return err == nil && status.Interfaces[0].Attached && status.Interfaces[0].Lost > 0
+		})
+	}
+	moved(t, tb, kernel, tb.A, tb.B)
+	s.finish(t)
+	next := startStreams(t, tb, "7001", true, true, "5")
+	await(t, "new programs to be fast", func() bool {
+		return fastConns(t, tb.A) > 0 && fastConns(t, tb.B) > 0
+	})
+	moved(t, tb, fast, tb.A, tb.B)
+	next.finish(t)
+}
+
+// rest is what tests/progs/patient.c prints.
+type rest struct {
+	Resting   bool `json:"resting"`
+	Ended     bool `json:"ended"`
+	Errno     int  `json:"errno"`
+	Ms        int  `json:"ms"`
+	Keepalive int  `json:"keepalive"`
+	Idle      int  `json:"idle"`
+	Interval  int  `json:"interval"`
+	Count     int  `json:"count"`
+	Timeout   int  `json:"timeout"`
+}
+
+// patient is a running client of tests/progs/patient.c.
+type patient struct {
+	stdin io.Writer
+	lines *bufio.Scanner
+	once  sync.Once
+}
+
+func startPatient(t *testing.T, tb *testbed.Testbed, port string, etran bool, args ...string) *patient {
+	t.Helper()
+	start(t, tb.B, testbed.Command{Args: []string{program(t, "patient"), "--server", "--port", port}, Stdout: io.Discard})
+	awaitPort(t, tb.B, port)
+	in, stdin := io.Pipe()
+	stdout, out := io.Pipe()
+	t.Cleanup(func() { stdin.Close(); out.Close() })
+	start(t, tb.A, testbed.Command{Etran: etran, Stdin: in, Stdout: out,
+		Args: append([]string{program(t, "patient"), "--host", testbed.WireB, "--port", port}, args...)})
+	return &patient{stdin: stdin, lines: bufio.NewScanner(stdout)}
+}
+
+// awaitPort waits for a listener without connecting to it: it takes one
+// connection.
+func awaitPort(t *testing.T, h *testbed.Host, port string) {
+	t.Helper()
+	await(t, "a listener on "+port, func() bool {
+		out, err := h.Output(t.Context(), testbed.Command{Args: []string{"ss", "-Hltn", "sport", "=", ":" + port}})
+		return err == nil && len(out) > 0
+	})
+}
+
+func (p *patient) tell(t *testing.T) {
+	t.Helper()
+	if _, err := p.stdin.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *patient) next(t *testing.T) (r rest) {
+	t.Helper()
+	if !p.lines.Scan() {
+		t.Fatalf("the program ended: %v", p.lines.Err())
+	}
+	if err := json.Unmarshal(p.lines.Bytes(), &r); err != nil {
+		t.Fatalf("%q: %v", p.lines.Bytes(), err)
+	}
+	return r
+}
+
+// Keepalive and user timeout are the program's, whichever path its connection
+// is on. The kernel on the same machine is the second opinion.
+func TestPatience(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{})
+	for i, c := range []struct {
+		name  string
+		args  []string
+		alive bool
+	}{
+		{"keepalive, peer alive", []string{"--keepalive", "1/1/3"}, true},
+		{"keepalive, peer dead", []string{"--keepalive", "1/1/3"}, false},
+		{"user timeout, peer dead", []string{"--timeout", "3000", "--send"}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var took [2]rest
+			for etran, port := range map[int]string{0: fmt.Sprint(7200 + i), 1: fmt.Sprint(7300 + i)} {
+				p := startPatient(t, tb, port, etran == 1, c.args...)
+				if etran == 1 {
+					await(t, "the connection to be fast", func() bool { return fastConns(t, tb.A) == 1 })
+					moved(t, tb, fast, tb.A)
+				} else {
+					time.Sleep(300 * time.Millisecond)
+				}
+				before := stats(t, tb.A)
+				p.tell(t)
+				r := p.next(t)
+				if !r.Resting || c.args[0] == "--keepalive" && (r.Keepalive != 1 || r.Idle != 1 || r.Interval != 1 || r.Count != 3) ||
+					c.args[0] == "--timeout" && r.Timeout != 3000 {
+					t.Errorf("while it rests: %+v", r)
+				}
+				if c.alive {
+					time.Sleep(11 * time.Second)
+					p.tell(t)
+				} else {
+					// B is silent, but A's link is up.
+					command(t, tb.B, "ip route add blackhole 10.77.0.1/32")
+				}
+				took[etran] = p.next(t)
+				if !c.alive {
+					command(t, tb.B, "ip route del blackhole 10.77.0.1/32")
+				}
+				if etran == 1 {
+					t.Logf("demotions: %v", difference(stats(t, tb.A).Demotions, before.Demotions))
+				}
+			}
+			t.Logf("kernel %+v, eTran %+v", took[0], took[1])
+			for name, r := range map[string]rest{"kernel": took[0], "eTran": took[1]} {
+				if r.Ended == c.alive || !c.alive && syscall.Errno(r.Errno) != syscall.ETIMEDOUT {
+					t.Errorf("%s: %+v", name, r)
+				}
+			}
+			// The same class: what the fast path's watch adds, and a busy
+			// machine.
+			if k, e := took[0].Ms, took[1].Ms; !c.alive && (e < k-1500 || e > 2*k+3000) {
+				t.Errorf("the kernel took %d ms, eTran %d ms", k, e)
+			}
+		})
+	}
+}
+
+// difference is what was added to counters by reason.
+func difference(now, before map[string]uint64) map[string]uint64 {
+	d := map[string]uint64{}
+	for reason, n := range now {
+		if n != before[reason] {
+			d[reason] = n - before[reason]
+		}
+	}
+	return d
+}
