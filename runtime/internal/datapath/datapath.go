@@ -37,6 +37,7 @@ type Device struct {
 	MAC            net.HardwareAddr
 	Port           uint32
 	VerifyChecksum bool
+	Sharing        config.Sharing
 	// Usable is false while the device is down, gone or changed so that
 	// the programs cannot serve it.
 	Usable bool
@@ -106,7 +107,8 @@ func (d *DataPath) attach(i config.Interface, port uint32) error {
 	if err != nil {
 		return fmt.Errorf("find it: %w", err)
 	}
-	device := &Device{Name: i.Name, Ifindex: l.Attrs().Index, Port: port, VerifyChecksum: i.VerifyChecksum}
+	device := &Device{Name: i.Name, Ifindex: l.Attrs().Index, Port: port,
+		VerifyChecksum: i.VerifyChecksum, Sharing: i.Sharing}
 	if err := device.read(l); err != nil {
 		return err
 	}
@@ -202,20 +204,29 @@ func (d *DataPath) LinkChanged(l netlink.Link, deleted bool) (dev Device, served
 // AttachTap puts the egress program on a tap; the calling thread is in the
 // tap's namespace. The pin keeps it there if the daemon dies.
 func (d *DataPath) AttachTap(ifindex int, name string) (link.Link, error) {
-	l, err := link.AttachXDP(link.XDPOptions{Program: d.Egress, Interface: ifindex, Flags: link.XDPDriverMode})
+	return d.attachPrivate(d.Egress, ifindex, tapPin+name)
+}
+
+// AttachRelay does the same for the far end of a veth pair.
+func (d *DataPath) AttachRelay(ifindex int, name string) (link.Link, error) {
+	return d.attachPrivate(d.Relay, ifindex, relayPin+name)
+}
+
+func (d *DataPath) attachPrivate(program *ebpf.Program, ifindex int, pin string) (link.Link, error) {
+	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: ifindex, Flags: link.XDPDriverMode})
 	if err != nil {
-		return nil, fmt.Errorf("attach egress program in native mode: %w", err)
+		return nil, fmt.Errorf("attach %v in native mode: %w", program, err)
 	}
-	if err := d.pins.pin(l, tapPin+name); err != nil {
+	if err := d.pins.pin(l, pin); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
-// ReleaseTap forgets the link of a tap that is gone.
-func (d *DataPath) ReleaseTap(l link.Link) {
+// Release forgets the link of a private device that is gone.
+func (d *DataPath) Release(l link.Link) {
 	if err := errors.Join(l.Unpin(), l.Close()); err != nil {
-		d.log.Warn("tap's link not released", "error", err)
+		d.log.Warn("link of a private device not released", "error", err)
 	}
 }
 
