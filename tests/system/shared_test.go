@@ -6,7 +6,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"net"
+	"os"
 	"strconv"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -155,5 +161,149 @@ func TestThreeApplicationsShareAnInterface(t *testing.T) {
 				report(t, tb, streamed{}, 3)
 			})
 		}
+	}
+}
+
+// feed keeps a connection to a bad neighbour busy: it sends without end, and
+// throws away what comes back.
+func feed(t *testing.T, h *testbed.Host, address string) {
+	t.Helper()
+	var c net.Conn
+	err := h.Do(func() (err error) {
+		c, err = net.DialTimeout("tcp", address, 2*time.Second)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() { _, _ = io.Copy(io.Discard, c) }()
+	go func() {
+		piece := make([]byte, 1000)
+		for {
+			if _, err := c.Write(piece); err != nil {
+				return
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	}()
+}
+
+// startRogue starts a bad neighbour as user 65534 on host B and waits until it
+// is on the fast path.
+func startRogue(t *testing.T, tb *testbed.Testbed, what string) (p *testbed.Process, out *syncBuffer) {
+	t.Helper()
+	out = &syncBuffer{}
+	p = start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "2", what},
+		Etran: true, UID: 65534, CPUs: []int{serverCPU}, Stdout: out})
+	time.Sleep(300 * time.Millisecond)
+	feed(t, tb.A, testbed.WireB+":7900")
+	awaitFast(t, tb.B, 10<<10, p)
+	return p, out
+}
+
+// syncBuffer is a buffer that can be read while a program writes to it.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// One application misbehaves, whether it has direct or shared rings; the others'
+// transfers stay intact and fast.
+func TestBadNeighbour(t *testing.T) {
+	announced := func(t *testing.T, p *testbed.Process, out *syncBuffer) {
+		await(t, "announcement", func() bool { return strings.Contains(out.String(), "\n") })
+	}
+	signal := func(s syscall.Signal) func(*testing.T, *testbed.Process, *syncBuffer) {
+		return func(t *testing.T, p *testbed.Process, _ *syncBuffer) {
+			if err := syscall.Kill(p.Pid(), s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name, what string
+		misbehave  func(*testing.T, *testbed.Process, *syncBuffer)
+		drops      string // a reason that its frames are dropped for
+	}{
+		{"stops reading", "idle", announced, ""},
+		{"floods its tap", "flood", announced, "tx_malformed"},
+		{"spoils its rings", "rings", announced, "redirect_rx"},
+		{"stopped", "idle", signal(syscall.SIGSTOP), ""},
+		{"killed", "idle", signal(syscall.SIGKILL), ""},
+	} {
+		for _, sharing := range []string{"auto", "always"} {
+			t.Run(c.name+"/"+sharing, func(t *testing.T) {
+				tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", sharing}})
+				rogue, out := startRogue(t, tb, c.what) // first: direct, if there is such
+				var good []*streamPair
+				for i := range 2 {
+					good = append(good, startPair(t, tb, i+1, false, "--seconds", "8"))
+				}
+				awaitFast(t, tb.B, 64<<10, good[0].server, good[1].server)
+				before := stats(t, tb.B)
+				c.misbehave(t, rogue, out)
+				awaitFast(t, tb.B, 2<<20, good[0].server, good[1].server)
+				for _, p := range good {
+					p.check(t)
+				}
+				if c.drops != "" {
+					await(t, c.drops, func() bool { return stats(t, tb.B).Drops[c.drops] > before.Drops[c.drops] })
+				}
+				t.Logf("rogue said %q; drops %v", out.String(), stats(t, tb.B).Drops)
+			})
+		}
+	}
+}
+
+// The application with the device's queues dies under load: one with a shared
+// ring gets them, its connections' frames change their way, and nothing is lost.
+func TestSharedBecomesDirect(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		t.Run(path(client), func(t *testing.T) {
+			tb := testbed.ForTest(t, testbed.Options{})
+			holder, _ := startRogue(t, tb, "idle")
+			if r := rings(t, tb.B)[holder.Pid()]; r != adminapi.RingsDirect {
+				t.Fatalf("the first application's rings are %q", r)
+			}
+			heir := startPair(t, tb, 1, client, "--seconds", "10", "--rate", "8000000")
+			awaitFast(t, tb.B, 1<<20, heir.server)
+			if r := rings(t, tb.B)[heir.server.Pid()]; r != adminapi.RingsShared {
+				t.Fatalf("the second application's rings are %q", r)
+			}
+			if err := syscall.Kill(holder.Pid(), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "queues for the second application", func() bool {
+				return rings(t, tb.B)[heir.server.Pid()] == adminapi.RingsDirect
+			})
+			moved := stats(t, tb.B)
+			awaitFast(t, tb.B, 4<<20, heir.server)
+			heir.check(t)
+			now := stats(t, tb.B)
+			if now.FastBytesIn-moved.FastBytesIn < 4<<20 {
+				t.Errorf("fast path in: %d octets since", now.FastBytesIn-moved.FastBytesIn)
+			}
+			log, err := os.ReadFile(tb.B.LogFile())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(log), `msg="application has the queues"`) || !strings.Contains(string(log), "connections=4") {
+				t.Errorf("no four connections moved; the daemon's log:\n%s", log)
+			}
+			report(t, tb, streamed{}, 4)
+		})
 	}
 }
