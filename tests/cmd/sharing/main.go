@@ -39,10 +39,8 @@ var modes = []struct{ sharing, rings string }{
 	{"always", adminapi.RingsShared},
 }
 
-// load is what redis-benchmark makes; it runs GET.
-type load struct{ clients, requests int }
-
-var loads = []load{{1, 50000}, {50, 200000}}
+// loads are numbers of clients; redis-benchmark runs GET.
+var loads = []int{1, 50}
 
 // sample is one run.
 type sample struct{ rate, p50us float64 }
@@ -60,9 +58,10 @@ func run() (err error) {
 		return fmt.Errorf("finding the build directory: %w", err)
 	}
 	rounds := flag.Int("rounds", 7, "how often to measure everything")
+	requests := flag.Int("requests", 200000, "of one run")
 	flag.Parse()
-	if *rounds < 1 || flag.NArg() > 0 {
-		return errors.New("usage: sharing [--rounds N]")
+	if *rounds < 1 || *requests < 1 || flag.NArg() > 0 {
+		return errors.New("usage: sharing [--rounds N] [--requests N]")
 	}
 	ctx := context.Background()
 	var beds []*testbed.Testbed
@@ -80,7 +79,7 @@ func run() (err error) {
 		}
 		beds = append(beds, tb)
 	}
-	return measure(ctx, beds, *rounds)
+	return measure(ctx, beds, *rounds, *requests)
 }
 
 func startServer(tb *testbed.Testbed) error {
@@ -94,33 +93,33 @@ func startServer(tb *testbed.Testbed) error {
 }
 
 // measure prints a line for each load.
-func measure(ctx context.Context, beds []*testbed.Testbed, rounds int) error {
-	samples := make(map[load][2][]sample)
+func measure(ctx context.Context, beds []*testbed.Testbed, rounds, requests int) error {
+	samples := make(map[int][2][]sample)
 	for round := range rounds {
-		for _, l := range loads {
-			all := samples[l]
+		for _, clients := range loads {
+			all := samples[clients]
 			for i := range modes {
 				// Each mode is first in some rounds.
 				mode := (i + round) % len(modes)
-				s, err := once(ctx, beds[mode], modes[mode].rings, l)
+				s, err := once(ctx, beds[mode], modes[mode].rings, clients, requests)
 				if err != nil {
-					return fmt.Errorf("%s rings, %d clients: %w", modes[mode].rings, l.clients, err)
+					return fmt.Errorf("%s rings, %d clients: %w", modes[mode].rings, clients, err)
 				}
 				all[mode] = append(all[mode], s)
 			}
-			samples[l] = all
+			samples[clients] = all
 		}
 	}
 	fmt.Printf("%-12s %14s %14s %8s %14s %14s\n", "GET, 64 B", "direct", "shared", "ratio", "p50 direct", "p50 shared")
-	for _, l := range loads {
-		direct, shared := samples[l][0], samples[l][1]
+	for _, clients := range loads {
+		direct, shared := samples[clients][0], samples[clients][1]
 		ratios := make([]float64, rounds)
 		for i := range ratios {
 			ratios[i] = shared[i].rate / direct[i].rate
 		}
 		rate := func(s sample) float64 { return s.rate }
 		p50 := func(s sample) float64 { return s.p50us }
-		fmt.Printf("%3d clients  %12.0f/s %12.0f/s %8.2f %11.0f µs %11.0f µs\n", l.clients, medianOf(direct, rate),
+		fmt.Printf("%3d clients  %12.0f/s %12.0f/s %8.2f %11.0f µs %11.0f µs\n", clients, medianOf(direct, rate),
 			medianOf(shared, rate), median(ratios), medianOf(direct, p50), medianOf(shared, p50))
 	}
 	return nil
@@ -140,7 +139,7 @@ func median(values []float64) float64 {
 }
 
 // once runs the benchmark, and makes sure that it measures what it says.
-func once(ctx context.Context, tb *testbed.Testbed, rings string, l load) (s sample, err error) {
+func once(ctx context.Context, tb *testbed.Testbed, rings string, clients, requests int) (s sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	before, err := tb.B.Admin().Stats(ctx)
@@ -149,7 +148,7 @@ func once(ctx context.Context, tb *testbed.Testbed, rings string, l load) (s sam
 	}
 	out, err := tb.A.Output(ctx, testbed.Command{
 		Args: []string{"redis-benchmark", "-h", testbed.WireB, "-d", "64", "-t", "get", "--csv", "--precision", "3",
-			"-c", strconv.Itoa(l.clients), "-n", strconv.Itoa(l.requests)},
+			"-c", strconv.Itoa(clients), "-n", strconv.Itoa(requests)},
 		Etran: true, CPUs: []int{benchmarkCPU},
 	})
 	if err != nil {
