@@ -30,8 +30,9 @@ const (
 	serverCPU    = 1
 )
 
-// requiredShare of the payload must take the fast path.
-const requiredShare = 0.99
+// requiredShare of the payload must take the fast path; the rest are the
+// connections' beginnings.
+const requiredShare = 0.9
 
 // modes of the daemons, and how the programs must receive then.
 var modes = []struct{ sharing, rings string }{
