@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
@@ -164,9 +165,7 @@ func TestThreeApplicationsShareAnInterface(t *testing.T) {
 	}
 }
 
-// feed keeps a connection to a bad neighbour busy: it sends without end, and
-// throws away what comes back.
-func feed(t *testing.T, h *testbed.Host, address string) {
+func dial(t *testing.T, h *testbed.Host, address string) net.Conn {
 	t.Helper()
 	var c net.Conn
 	err := h.Do(func() (err error) {
@@ -177,6 +176,14 @@ func feed(t *testing.T, h *testbed.Host, address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// feed keeps a connection to a bad neighbour busy: it sends without end, and
+// throws away what comes back.
+func feed(t *testing.T, h *testbed.Host, address string) {
+	t.Helper()
+	c := dial(t, h, address)
 	go func() { _, _ = io.Copy(io.Discard, c) }()
 	go func() {
 		piece := make([]byte, 1000)
@@ -305,5 +312,52 @@ func TestSharedBecomesDirect(t *testing.T) {
 			}
 			report(t, tb, streamed{}, 4)
 		})
+	}
+}
+
+// echoes sends random pieces for some time and checks what comes back.
+func echoes(t *testing.T, c net.Conn, seconds float64) (octets int) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Duration(seconds * float64(time.Second))); time.Now().Before(end); {
+		sent, got := make([]byte, 1+rand.IntN(20000)), make([]byte, 20000)
+		for i := range sent {
+			sent[i] = byte(rand.Uint32())
+		}
+		if _, err := c.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, got[:len(sent)]); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(sent, got[:len(sent)]) {
+			t.Fatalf("%d octets came back changed", len(sent))
+		}
+		octets += len(sent)
+	}
+	return octets
+}
+
+// Shared rings outlive the daemon: the pair's namespace lives as long as the
+// application, the programs are pinned. The kernel's socket sleeps, so what comes
+// back comes by the fast path.
+func TestSharedRingsOutliveTheDaemon(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", "always"}})
+	echo := start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "3600", "idle"},
+		Etran: true, UID: 65534, CPUs: []int{serverCPU}})
+	time.Sleep(300 * time.Millisecond)
+	c := dial(t, tb.A, testbed.WireB+":7900")
+	before := stats(t, tb.B)
+	echoes(t, c, 1)
+	if fast(t, tb.B, before) == 0 || rings(t, tb.B)[echo.Pid()] != adminapi.RingsShared {
+		t.Fatalf("rings %v", rings(t, tb.B))
+	}
+	if err := tb.B.StopDaemon(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if echoes(t, c, 3) == 0 {
+		t.Error("nothing came back")
 	}
 }
