@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -289,4 +290,38 @@ func diff(before, after map[string]uint64) map[string]uint64 {
 		}
 	}
 	return d
+}
+
+// TestHopTime reports what the veth pair costs a frame, and does not judge. The
+// sockets have no frames: both ways end there, with a refusal.
+func TestHopTime(t *testing.T) {
+	const rounds, frames = 31, 3200
+	l, _ := shared(t, false)
+	direct := openXSK(t, l.ifindex, false)
+	if err := l.SetXsk(app, ringNo, direct.fd); err != nil {
+		t.Fatal(err)
+	}
+	frame := data(64).frame()
+	for _, batch := range []int{1, 16, 64} {
+		var took [2][]time.Duration
+		for range rounds {
+			for i, ring := range []uint16{ringNo, abi.SharedRing} {
+				if err := l.SetRing(l.index(), connGen, ring); err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				l.arriveLive(t, frame, frames, batch)
+				took[i] = append(took[i], time.Since(start)/frames)
+			}
+		}
+		for _, list := range took {
+			slices.Sort(list)
+		}
+		t.Logf("%2d at a time: direct %v, shared %v a frame", batch, took[0][rounds/2], took[1][rounds/2])
+	}
+	for _, ring := range []uint32{ringNo, abi.SharedRing} {
+		if r := l.ring(t, ring); r.Refused == 0 || r.Delivered != 0 {
+			t.Errorf("ring %d: %+v", ring, r)
+		}
+	}
 }

@@ -257,12 +257,12 @@ func TestBadNeighbour(t *testing.T) {
 				rogue, out := startRogue(t, tb, c.what) // first: direct, if there is such
 				var good []*streamPair
 				for i := range 2 {
-					good = append(good, startPair(t, tb, i+1, false, "--seconds", "8"))
+					good = append(good, startPair(t, tb, i+1, false, "--seconds", "15"))
 				}
 				awaitFast(t, tb.B, 64<<10, good[0].server, good[1].server)
 				before := stats(t, tb.B)
 				c.misbehave(t, rogue, out)
-				awaitFast(t, tb.B, 2<<20, good[0].server, good[1].server)
+				awaitFast(t, tb.B, 1<<19, good[0].server, good[1].server)
 				for _, p := range good {
 					p.check(t)
 				}
