@@ -46,8 +46,13 @@ func startPair(t *testing.T, tb *testbed.Testbed, i int, etran bool, args ...str
 }
 
 // check waits for both programs and compares what they sent and received.
-func (p *streamPair) check(t *testing.T) {
+func (p *streamPair) check(t *testing.T, tb *testbed.Testbed) {
 	t.Helper()
+	defer func() {
+		if t.Failed() {
+			explain(t, tb.B)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var ends [2]streamed
@@ -63,6 +68,19 @@ func (p *streamPair) check(t *testing.T) {
 	if ends[0].Sent != ends[1].Received || ends[1].Sent != ends[0].Received {
 		t.Errorf("server %+v, client %+v: the counts differ", ends[0], ends[1])
 	}
+}
+
+// explain logs what a daemon knows.
+func explain(t *testing.T, h *testbed.Host) {
+	t.Helper()
+	if ss, err := h.Admin().SS(context.Background()); err == nil {
+		for _, c := range ss.Conns {
+			t.Logf("%+v", c)
+		}
+	}
+	t.Logf("%+v", *stats(t, h))
+	log, err := os.ReadFile(h.LogFile())
+	t.Logf("%s %v", log, err)
 }
 
 // rings is how each application of a host receives, by process.
@@ -157,7 +175,7 @@ func TestThreeApplicationsShareAnInterface(t *testing.T) {
 					}
 				}
 				for _, p := range pairs {
-					p.check(t)
+					p.check(t, tb)
 				}
 				report(t, tb, streamed{}, 3)
 			})
@@ -264,7 +282,7 @@ func TestBadNeighbour(t *testing.T) {
 				c.misbehave(t, rogue, out)
 				awaitFast(t, tb.B, 1<<19, good[0].server, good[1].server)
 				for _, p := range good {
-					p.check(t)
+					p.check(t, tb)
 				}
 				if c.drops != "" {
 					await(t, c.drops, func() bool { return stats(t, tb.B).Drops[c.drops] > before.Drops[c.drops] })
@@ -298,7 +316,7 @@ func TestSharedBecomesDirect(t *testing.T) {
 			})
 			moved := stats(t, tb.B)
 			awaitFast(t, tb.B, 4<<20, heir.server)
-			heir.check(t)
+			heir.check(t, tb)
 			now := stats(t, tb.B)
 			if now.FastBytesIn-moved.FastBytesIn < 4<<20 {
 				t.Errorf("fast path in: %d octets since", now.FastBytesIn-moved.FastBytesIn)
