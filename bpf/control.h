@@ -69,7 +69,6 @@ static __always_inline void conn_take_dump(struct etran_conn *conn, const struct
 	conn->tos = dump->tos;
 	conn->ttl = dump->ttl;
 	conn->hop = dump->hop;
-	conn->ring = dump->ring;
 }
 
 /* Under the lock. Returns 0 or a negative errno. */
@@ -96,6 +95,11 @@ static __always_inline int control_apply(const struct etran_ctl *ctl, struct etr
 			return -EBUSY;
 		conn_take_dump(conn, &ctl->conn);
 		conn_set_state(conn, pub, ETRAN_FLOW_ACTIVE);
+		return 0;
+	case ETRAN_CTL_SET_RING:
+		if (ctl->arg > ETRAN_SHARED_RING)
+			return -EINVAL;
+		conn->ring = ctl->arg;
 		return 0;
 	default:
 		return -EINVAL;

@@ -25,7 +25,8 @@ var budgets = []struct {
 	{"egress", func(o *Objects) *ebpf.Program { return o.Egress }, 5000, 1200},
 	{"control", func(o *Objects) *ebpf.Program { return o.Control }, 5000, 900},
 	{"pass", func(o *Objects) *ebpf.Program { return o.Pass }, 10, 10},
-	{"redirect_err", func(o *Objects) *ebpf.Program { return o.RedirectErr }, 1000, 200},
+	{"relay", func(o *Objects) *ebpf.Program { return o.Relay }, 300, 150},
+	{"redirect_err", func(o *Objects) *ebpf.Program { return o.RedirectErr }, 1000, 260},
 }
 
 func TestInstructionBudget(t *testing.T) {

@@ -11,6 +11,7 @@
 #include "egress_tcp.h"
 #include "ingress.h"
 #include "ingress_tcp.h"
+#include "relay.h"
 #include "trace.h"
 
 /* On the network devices. What is not surely ours is the kernel's. */
@@ -38,6 +39,13 @@ int ingress(struct xdp_md *ctx)
 	default:
 		return XDP_PASS;
 	}
+}
+
+/* On the far ends of the applications' veth pairs. */
+SEC("xdp")
+int relay(struct xdp_md *ctx)
+{
+	return relay_run(ctx);
 }
 
 /* On the taps. Runs in the writer's context, inside write(). */

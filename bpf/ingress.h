@@ -20,9 +20,11 @@
 struct sink {
 	struct etran_pub *pub;
 	struct etran_pub_ring *ring;
+	__u32 app;
 	__u32 xsk;      /* index in `xsks` */
 	__u32 obstacle; /* enum etran_drop_reason: why nothing can go there now */
 	bool meta;      /* room for the metadata has been made */
+	bool shared;    /* by way of the application's veth pair */
 };
 
 /* What a transport decides about a frame. */
@@ -46,6 +48,8 @@ static __always_inline __u32 sink_check(struct sink *sink, struct etran_ring *ri
 	/* Bytes of window do not bound descriptors: count descriptors. */
 	if (sink->ring->delivered - ring->consumed >= ETRAN_RING_SIZE)
 		return ETRAN_DROP_NO_CREDIT;
+	if (sink->shared && sink->ring->delivered - ring->relayed >= ETRAN_PAIR_FRAMES)
+		return ETRAN_DROP_PAIR_FULL;
 	return ETRAN_DROP_NONE;
 }
 
@@ -57,17 +61,21 @@ static __always_inline bool sink_open(struct xdp_md *ctx, struct etran_conn *con
 				      __u32 length, struct sink *sink)
 {
 	__u32 app = index / ETRAN_APP_SLOTS, slot = index % ETRAN_APP_SLOTS;
-	__u32 queue = ctx->rx_queue_index, ring = conn->ring + queue;
+	__u32 queue = ctx->rx_queue_index, ring = conn->ring;
 	void *published = app_pubs(app);
 	struct etran_ring *words;
 
 	if (!published)
 		return false;
 	sink->obstacle = ETRAN_DROP_NONE;
+	sink->shared = ring == ETRAN_SHARED_RING;
+	if (!sink->shared)
+		ring += queue;
 	if (queue >= ETRAN_MAX_QUEUES || ring >= ETRAN_MAX_RINGS) {
 		sink->obstacle = ETRAN_DROP_NO_XSK;
 		ring = 0;
 	}
+	sink->app = app;
 	sink->xsk = app * ETRAN_MAX_RINGS + ring;
 	sink->pub = bpf_map_lookup_elem(published, &slot);
 	sink->ring = bpf_map_lookup_elem(published, &ring);
@@ -97,6 +105,13 @@ static __always_inline int sink_undo(struct sink *sink, __u32 reason)
 	return drop(reason);
 }
 
+static __always_inline long sink_redirect(const struct sink *sink)
+{
+	if (sink->shared)
+		return bpf_redirect_map(&pairs, sink->app, XDP_DROP);
+	return bpf_redirect_map(&xsks, sink->xsk, XDP_DROP);
+}
+
 static __always_inline int sink_deliver(struct xdp_md *ctx, struct sink *sink, __u32 slot,
 					struct outcome *out)
 {
@@ -111,7 +126,7 @@ static __always_inline int sink_deliver(struct xdp_md *ctx, struct sink *sink, _
 	meta->length = out->length;
 	meta->seq = out->seq;
 	/* The socket may have gone since sink_open. */
-	if (bpf_redirect_map(&xsks, sink->xsk, XDP_DROP) != XDP_REDIRECT)
+	if (sink_redirect(sink) != XDP_REDIRECT)
 		return sink_undo(sink, ETRAN_DROP_NO_XSK);
 	return XDP_REDIRECT;
 }

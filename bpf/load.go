@@ -109,7 +109,11 @@ func (o *Objects) setIDs() error {
 	if err != nil {
 		return err
 	}
-	if err := o.Ids.Put(uint32(0), []uint32{xsks, ports}); err != nil {
+	pairs, err := mapID(o.Pairs)
+	if err != nil {
+		return err
+	}
+	if err := o.Ids.Put(uint32(0), []uint32{xsks, ports, pairs}); err != nil {
 		return fmt.Errorf("store map ids: %w", err)
 	}
 	return nil

@@ -76,6 +76,14 @@ struct {
 	__type(value, __u32);
 } ports SEC(".maps");
 
+/* By application: the near end of its veth pair, for shared rings. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, ETRAN_MAX_APPS);
+	__type(key, __u32);
+	__type(value, __u32);
+} pairs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, ETRAN_MAX_XSKS);
@@ -109,6 +117,7 @@ struct {
 struct map_ids {
 	__u32 xsks;
 	__u32 ports;
+	__u32 pairs;
 };
 
 /* Written once by the loader. */

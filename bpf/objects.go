@@ -203,6 +203,30 @@ func (o *Objects) DeleteXsk(app, ring uint32) error {
 	return nil
 }
 
+// SetPair makes a device of the calling thread's network namespace the near end
+// of an application's veth pair.
+func (o *Objects) SetPair(app uint32, ifindex int) error {
+	if err := o.Pairs.Put(app, uint32(ifindex)); err != nil {
+		return fmt.Errorf("set pair of application %d to interface %d: %w", app, ifindex, err)
+	}
+	return nil
+}
+
+// DeletePair takes an application's veth pair out.
+func (o *Objects) DeletePair(app uint32) error {
+	if err := o.Pairs.Delete(app); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete pair of application %d: %w", app, err)
+	}
+	return nil
+}
+
+// SetRing directs a connection's frames to another ring of its application (see
+// ETRAN_CTL_SET_RING).
+func (o *Objects) SetRing(index, generation uint32, ring uint16) error {
+	_, err := o.Ctl(abi.Ctl{Op: uint32(abi.CtlOpSetRing), Index: index, Generation: generation, Arg: uint32(ring)})
+	return err
+}
+
 // SetTap says that an application, in one of its generations, writes to a tap.
 // Another tap may have the place in the table (unix.EBUSY): a new one, with
 // another ifindex, helps.

@@ -15,17 +15,33 @@
 #define REDIRECT_ERR_MAP 5
 #define REDIRECT_ERR_INDEX 6
 
-/* The AF_XDP socket refused: the frame was not delivered after all. */
-static __always_inline void trace_rx(__u32 xsk)
+/* The veth pair refused: the frame was not delivered after all. */
+static __always_inline void trace_pair(__u32 app)
 {
-	__u32 ring = xsk % ETRAN_MAX_RINGS;
-	void *map = app_pubs(xsk / ETRAN_MAX_RINGS);
+	__u32 ring = ETRAN_SHARED_RING;
+	void *map = app_pubs(app);
 	struct etran_pub_ring *published = map ? bpf_map_lookup_elem(map, &ring) : NULL;
 
 	if (!published)
 		return;
 	__sync_fetch_and_add(&published->delivered, -1);
+	count(ETRAN_DROP_REDIRECT_RX);
+}
+
+/* The AF_XDP socket refused: likewise. */
+static __always_inline void trace_rx(__u32 xsk)
+{
+	__u32 ring = xsk % ETRAN_MAX_RINGS;
+	void *map = app_pubs(xsk / ETRAN_MAX_RINGS);
+	struct etran_pub_ring *published = map ? bpf_map_lookup_elem(map, &ring) : NULL;
+	struct etran_ring *words = bpf_map_lookup_elem(&rings, &xsk);
+
+	if (!published)
+		return;
+	__sync_fetch_and_add(&published->delivered, -1);
 	__sync_fetch_and_add(&published->refused, 1);
+	if (words && ring == ETRAN_SHARED_RING)
+		__sync_fetch_and_add(&words->relayed, -1); /* both or neither */
 	count(ETRAN_DROP_REDIRECT_RX);
 }
 
@@ -49,6 +65,8 @@ static __always_inline int trace_redirect_err(struct bpf_raw_tracepoint_args *ct
 		return 0;
 	if (map == id->xsks)
 		trace_rx(ctx->args[REDIRECT_ERR_INDEX]);
+	else if (map == id->pairs)
+		trace_pair(ctx->args[REDIRECT_ERR_INDEX]);
 	else if (map == id->ports)
 		trace_tx(ctx->args[REDIRECT_ERR_ERRNO]);
 	return 0;

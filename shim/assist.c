@@ -160,7 +160,7 @@ static void tick_rings(uint64_t now)
 {
 	uint32_t taken = 0;
 
-	for (unsigned q = 0; q < et_core.context.queues; q++)
+	for (unsigned q = 0; q < et_queues(&et_core.context); q++)
 		taken += et_core.context.queue[q].taken;
 	if (taken != taken_before)
 		moved_ns = now;
@@ -201,13 +201,13 @@ static void open_kick(void)
 /* Sleep until a segment arrives that no thread waits for, or data is in flight. */
 static void park(void)
 {
-	struct pollfd p[ETRAN_MAX_QUEUES + 1];
+	struct pollfd p[ET_QUEUES + 1];
 	unsigned long n = 0;
 	uint64_t count;
 
 	open_kick();
 	p[n++] = (struct pollfd){.fd = atomic_load(&kick), .events = POLLIN};
-	for (unsigned q = 0; q < et_core.context.queues; q++)
+	for (unsigned q = 0; q < et_queues(&et_core.context); q++)
 		p[n++] = (struct pollfd){.fd = et_core.context.queue[q].fd, .events = POLLIN};
 	atomic_store(&parked, true);
 	for (unsigned i = 0; i < ETRAN_APP_SLOTS / 64; i++)
@@ -222,8 +222,13 @@ static void park(void)
 
 void et_assist_start(void)
 {
+	const uint64_t one = 1;
+
 	__atomic_store_n(&rings_came, 1, __ATOMIC_RELEASE);
 	et_futex_wake(&rings_came, 1);
+	/* If it sleeps, it does so without the new ones. */
+	if (atomic_load(&kick) >= 0)
+		et_sys_write(atomic_load(&kick), &one, sizeof(one));
 }
 
 void et_assist_run(void)

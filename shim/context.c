@@ -244,7 +244,7 @@ static unsigned poll_queues(struct et_context *x)
 {
 	unsigned n = 0;
 
-	for (unsigned q = 0; q < x->queues; q++)
+	for (unsigned q = 0; q < et_queues(x); q++)
 		n += poll_queue(x, &x->queue[q]);
 	return n;
 }
@@ -255,7 +255,7 @@ bool et_rx_pending(void)
 
 	if (!et_rings_up())
 		return false;
-	for (unsigned q = 0; q < x->queues; q++)
+	for (unsigned q = 0; q < et_queues(x); q++)
 		if (__atomic_load_n(x->queue[q].rx_producer, __ATOMIC_RELAXED) !=
 		    __atomic_load_n(x->queue[q].rx_consumer, __ATOMIC_RELAXED))
 			return true;
@@ -285,9 +285,9 @@ void et_rx_drain(void)
 
 	if (!et_rings_up() || !et_lock(&x->lock))
 		return;
-	for (unsigned q = 0; q < x->queues; q++)
+	for (unsigned q = 0; q < et_queues(x); q++)
 		while (x->queue[q].taken !=
-		       __atomic_load_n(&ring[x->first_ring + q].delivered, __ATOMIC_ACQUIRE))
+		       __atomic_load_n(&ring[x->queue[q].ring].delivered, __ATOMIC_ACQUIRE))
 			if (!poll_queue(x, &x->queue[q]))
 				et_pause();
 	et_unlock(&x->lock);

@@ -21,6 +21,7 @@
 /* One AF_XDP socket: its RX ring and the fill ring of its queue. */
 struct et_queue {
 	int fd;
+	uint32_t ring; /* its number in the application */
 	/* RX ring: the kernel produces, we consume. */
 	uint32_t *rx_producer, *rx_consumer;
 	const struct xdp_desc *rx_desc;
@@ -36,22 +37,31 @@ struct et_queue {
 	uint32_t calm;     /* frames taken since `target` was looked at */
 };
 
+/* A device's queues, and the end of the application's veth pair. */
+#define ET_QUEUES (ETRAN_MAX_QUEUES + 1u)
+
 /*
- * A receive context: one RX ring per NIC queue. One per process today; a
+ * A receive context: one RX ring per NIC queue (direct), or the one that ingress
+ * reaches by a veth pair (shared), or both. One context per process today; a
  * connection names its context's first ring, so that more can exist.
  */
 struct et_context {
 	struct et_lock lock;
-	unsigned queues;
-	uint32_t first_ring;
+	unsigned queues; /* grows only: see et_queues() */
 	uint32_t ring_mask;
 	uint32_t fill_mask;
 	uint8_t *umem;
-	struct et_queue queue[ETRAN_MAX_QUEUES];
+	struct et_queue queue[ET_QUEUES];
 	/* Frames in no ring and not in the stash. */
 	uint32_t spares;
-	uint64_t spare[ETRAN_MAX_QUEUES * ETRAN_RING_SIZE + ETRAN_STASH_SIZE];
+	uint64_t spare[ET_QUEUES * ETRAN_RING_SIZE + ETRAN_STASH_SIZE];
 };
+
+/* The queues that can be used now; the session may add some at any time. */
+static inline unsigned et_queues(const struct et_context *x)
+{
+	return __atomic_load_n(&x->queues, __ATOMIC_ACQUIRE);
+}
 
 /* Library's private words of a slot. */
 struct et_conn {
@@ -162,7 +172,7 @@ _Static_assert(offsetof(struct etran_aconn, waiters) == offsetof(struct etran_ac
 /* assist.c --------------------------------------------------------------- */
 /* There is something in flight: the assist must look after it. */
 void et_assist_arm(struct et_conn *c);
-/* The rings have come: there may be something to do from now on. */
+/* The rings have come, or more of them: there may be something to do. */
 void et_assist_start(void);
 int et_assist_tick(void);
 

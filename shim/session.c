@@ -169,47 +169,87 @@ static bool open_queue(struct et_queue *q, int fd, const struct etran_msg_rings 
 	return true;
 }
 
-/* All frames are ours; some are posted to each queue. */
-static void deal_frames(struct et_context *x, const struct etran_msg_rings *m)
+/* All frames are ours. */
+static void own_frames(struct et_context *x, uint32_t frames)
 {
 	const uint32_t room = sizeof(x->spare) / sizeof(x->spare[0]);
 
-	for (x->spares = 0; x->spares < m->frames && x->spares < room; x->spares++)
+	for (x->spares = 0; x->spares < frames && x->spares < room; x->spares++)
 		x->spare[x->spares] = (uint64_t)x->spares * ETRAN_FRAME_SIZE;
-	for (unsigned i = 0; i < m->queues; i++) {
-		x->queue[i].posted = 0;
-		x->queue[i].target = ET_POSTED_MIN;
-		et_post_frames(x, &x->queue[i]);
-	}
 }
 
-/* fds: UMEM, tap, one AF_XDP socket per queue. They are consumed. */
-static int open_rings(const struct etran_msg_rings *m, int *fds, int n)
+/* fds: one AF_XDP socket per queue. They are consumed. */
+static int add_queues(struct et_context *x, const struct etran_msg_rings *m, int *fds)
 {
-	struct et_context *x = &et_core.context;
+	for (unsigned i = 0; i < m->queues; i++) {
+		struct et_queue *q = &x->queue[x->queues + i];
 
-	if (et_rings_up() || m->queues == 0 || m->queues > ETRAN_MAX_QUEUES ||
-	    n != (int)m->queues + 2 || m->frame_size != ETRAN_FRAME_SIZE ||
+		fds[i] = et_fd_hide(fds[i]);
+		if (!open_queue(q, fds[i], m))
+			return -ENOMEM;
+		q->ring = m->first_ring + i;
+		q->posted = q->peak = q->calm = 0;
+		q->target = ET_POSTED_MIN;
+	}
+	if (!et_lock(&x->lock))
+		return -EAGAIN;
+	for (unsigned i = 0; i < m->queues; i++)
+		et_post_frames(x, &x->queue[x->queues + i]);
+	__atomic_store_n(&x->queues, x->queues + m->queues, __ATOMIC_RELEASE);
+	et_unlock(&x->lock);
+	return 0;
+}
+
+/* The first rings. fds: UMEM, tap, sockets. */
+static int open_rings(struct et_context *x, const struct etran_msg_rings *m, int *fds, int n)
+{
+	int err;
+
+	if (n != (int)m->queues + 2 || m->frame_size != ETRAN_FRAME_SIZE ||
 	    m->frames < m->queues * m->ring_size || m->fill_size < m->ring_size)
 		return -EPROTO;
 	x->umem = map(fds[0], (size_t)m->frames * ETRAN_FRAME_SIZE, PROT_READ | PROT_WRITE, 0);
 	if (!x->umem)
 		return -ENOMEM;
-	x->queues = m->queues;
-	x->first_ring = m->first_ring;
 	x->ring_mask = m->ring_size - 1;
 	x->fill_mask = m->fill_size - 1;
-	for (unsigned q = 0; q < m->queues; q++) {
-		fds[2 + q] = et_fd_hide(fds[2 + q]);
-		if (!open_queue(&x->queue[q], fds[2 + q], m))
-			return -ENOMEM;
-	}
-	deal_frames(x, m);
+	own_frames(x, m->frames);
+	err = add_queues(x, m, fds + 2);
+	if (err)
+		return err;
 	et_core.tap = fds[1] = et_fd_hide(fds[1]);
 	et_sys_close(fds[0]);
 	atomic_store(&et_core.rings_up, true);
+	return 0;
+}
+
+/* Further queues over the same frames. fds: sockets. */
+static int more_rings(struct et_context *x, const struct etran_msg_rings *m, int *fds, int n)
+{
+	if (n != (int)m->queues || x->queues + m->queues > ET_QUEUES ||
+	    m->ring_size != x->ring_mask + 1 || m->fill_size != x->fill_mask + 1)
+		return -EPROTO;
+	return add_queues(x, m, fds);
+}
+
+static int take_rings(int sock, const struct etran_msg_rings *m, int *fds, int n)
+{
+	const struct etran_msg_slot ready = {
+		.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION, ETRAN_MSG_RINGS_READY}};
+	struct et_context *x = &et_core.context;
+	bool further = m->frames == 0;
+	int err;
+
+	if (further != et_rings_up() || m->queues == 0 || m->queues > ETRAN_MAX_QUEUES ||
+	    m->first_ring + m->queues > ETRAN_MAX_RINGS)
+		return -EPROTO;
+	err = further ? more_rings(x, m, fds, n) : open_rings(x, m, fds, n);
+	if (err)
+		return err;
 	et_assist_start();
 	et_wake_all();
+	/* Not delivered: frames go on coming by the rings that were there. */
+	et_control_send(sock, &ready, sizeof(ready), -1);
 	return 0;
 }
 
@@ -224,12 +264,12 @@ static void please(const struct etran_msg_slot *m)
 		et_please(et_core.conn[m->slot].user, promote, m->reason);
 }
 
-static int act(const void *msg, size_t got, int *fds, int n)
+static int act(int sock, const void *msg, size_t got, int *fds, int n)
 {
 	const struct etran_msg_header *h = msg;
 
 	if (et_control_valid(msg, got, sizeof(struct etran_msg_rings), ETRAN_MSG_RINGS) &&
-	    open_rings(msg, fds, n) == 0)
+	    take_rings(sock, msg, fds, n) == 0)
 		return 0;
 	while (n > 0)
 		et_sys_close(fds[--n]);
@@ -261,7 +301,7 @@ int et_session_step(int fd, int timeout_ms)
 		return got < 0 ? (int)got : -EPIPE;
 	if ((size_t)got < sizeof(m.h))
 		return -EPROTO;
-	return act(&m, (size_t)got, fds, n);
+	return act(fd, &m, (size_t)got, fds, n);
 }
 
 void et_session_close(int fd)
@@ -283,7 +323,7 @@ void et_after_fork_child(void)
 		et_sys_close(et_core.wake);
 	if (et_rings_up()) {
 		et_sys_close(et_core.tap);
-		for (unsigned q = 0; q < x->queues; q++)
+		for (unsigned q = 0; q < et_queues(x); q++)
 			et_sys_close(x->queue[q].fd);
 	}
 	atomic_store(&et_core.up, false);

@@ -34,7 +34,7 @@ static void fill_header(struct et_conn *c, struct etran_tx_header *h, uint32_t f
 	struct et_context *x = &et_core.context;
 	/* One ring's credit per frame, in turn. */
 	static _Atomic unsigned turn;
-	unsigned q = x->queues > 1 ? atomic_fetch_add(&turn, 1) % x->queues : 0;
+	unsigned n = et_queues(x), q = n > 1 ? atomic_fetch_add(&turn, 1) % n : 0;
 	uint32_t ack = __atomic_load_n(&c->shared->rcv.nxt, __ATOMIC_ACQUIRE);
 
 	h->magic = ETRAN_ABI_MAGIC ^ ETRAN_ABI_VERSION;
@@ -43,7 +43,7 @@ static void fill_header(struct et_conn *c, struct etran_tx_header *h, uint32_t f
 	h->flags = flags;
 	h->ack = ack;
 	h->wnd = offered_window(c, ack);
-	h->ring = x->first_ring + q;
+	h->ring = x->queue[q].ring;
 	h->consumed = x->queue[q].taken;
 	x->queue[q].reported = h->consumed;
 	c->acked = ack;
@@ -157,7 +157,7 @@ void et_tx_credit(void)
 {
 	struct et_context *x = &et_core.context;
 
-	for (unsigned q = 0; q < x->queues; q++) {
+	for (unsigned q = 0; q < et_queues(x); q++) {
 		struct frame f = {0};
 
 		if (x->queue[q].taken - x->queue[q].reported < ETRAN_RING_SIZE / 4)
@@ -166,7 +166,7 @@ void et_tx_credit(void)
 		f.h.magic = ETRAN_ABI_MAGIC ^ ETRAN_ABI_VERSION;
 		f.h.flags = ETRAN_TX_CREDIT;
 		f.h.slot = ETRAN_FIRST_SLOT;
-		f.h.ring = x->first_ring + q;
+		f.h.ring = x->queue[q].ring;
 		f.h.consumed = x->queue[q].taken;
 		et_sys_write(et_core.tap, &f, ETRAN_HEADER_ROOM);
 	}

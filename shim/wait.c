@@ -96,7 +96,7 @@ int et_wait_fds(int *fds, int max)
 		fds[n++] = et_core.wake;
 	if (!et_rings_up())
 		return n;
-	for (unsigned q = 0; q < et_core.context.queues && n < max; q++)
+	for (unsigned q = 0; q < et_queues(&et_core.context) && n < max; q++)
 		fds[n++] = et_core.context.queue[q].fd;
 	return n;
 }

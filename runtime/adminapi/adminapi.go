@@ -59,7 +59,16 @@ type Interface struct {
 	// Lost is how often the device or its program went away while the
 	// daemon ran.
 	Lost uint64 `json:"lost,omitempty"`
+	// Sharing is how applications share the interface: "auto", "always" or
+	// "never".
+	Sharing string `json:"sharing"`
 }
+
+// The values of App.Rings.
+const (
+	RingsDirect = "direct"
+	RingsShared = "shared"
+)
 
 // App is a registered application: one process that owns frames, taps and
 // receive contexts.
@@ -68,10 +77,13 @@ type App struct {
 	Pid  int    `json:"pid"`
 	Uid  uint32 `json:"uid"`
 	Comm string `json:"comm"`
-	// Direct is true if the application's own XSKs are bound to the
-	// interface's queues; without it the application stays on the kernel.
+	// Rings is how the application receives on the fast path: RingsDirect if
+	// its own XSKs are bound to the interface's queues, RingsShared if it is
+	// reached by a veth pair. Empty: it has no rings and stays on the kernel.
+	Rings string `json:"rings"`
+	// Direct is true if Rings is RingsDirect.
 	Direct bool `json:"direct"`
-	// Reason says why Direct is false; empty otherwise.
+	// Reason says why there are no rings; empty otherwise.
 	Reason string `json:"reason,omitempty"`
 	// Conns is the number of connections that the application has told
 	// the daemon about, on either path.

@@ -23,9 +23,13 @@
 #define GENERATION 77u
 #define ISN 0xfffff000u
 
-static uint32_t rx_producer, rx_consumer, fill_producer, fill_consumer;
-static struct xdp_desc rx_desc[ETRAN_RING_SIZE];
-static uint64_t fill_addr[ETRAN_RING_SIZE];
+/* What the kernel has of the queues; `kernel` is the one that a frame comes by. */
+static struct kernel_queue {
+	uint32_t number; /* of the ring */
+	uint32_t rx_producer, rx_consumer, fill_producer, fill_consumer;
+	struct xdp_desc rx_desc[ETRAN_RING_SIZE];
+	uint64_t fill_addr[ETRAN_RING_SIZE];
+} kernel_queues[2], *kernel = kernel_queues;
 static struct etran_pub pub[ETRAN_APP_SLOTS];
 static uint8_t umem[FRAMES * ETRAN_FRAME_SIZE];
 static unsigned ready_calls;
@@ -42,34 +46,44 @@ void et_please(void *user, bool promote, enum etran_path_reason why)
 	(void)user, (void)promote, (void)why;
 }
 
+/* Queue `i` gets a ring and frames, as the session does it. */
+static void add_queue(unsigned i, uint32_t ring)
+{
+	struct et_context *x = &et_core.context;
+	struct kernel_queue *k = &kernel_queues[i];
+
+	k->number = ring;
+	k->rx_producer = k->rx_consumer = k->fill_producer = k->fill_consumer = 0;
+	x->queue[i] = (struct et_queue){.fd = -1,
+					.ring = ring,
+					.rx_producer = &k->rx_producer,
+					.rx_consumer = &k->rx_consumer,
+					.rx_desc = k->rx_desc,
+					.fill_producer = &k->fill_producer,
+					.fill_addr = k->fill_addr,
+					.target = ET_POSTED_MIN};
+	et_post_frames(x, &x->queue[i]);
+	x->queues = i + 1;
+}
+
 static struct et_conn *setup(void)
 {
 	struct et_context *x = &et_core.context;
-	struct et_queue *q = &x->queue[0];
 	static struct etran_arena arena = {.snd_size = ETRAN_SND_BUF, .rcv_size = ETRAN_RCV_BUF};
 	static struct etran_aconn shared;
 	static struct etran_stash stash[ETRAN_STASH_SIZE];
 	static uint8_t rcv[ETRAN_RCV_BUF], snd[ETRAN_SND_BUF];
 	struct et_conn *c = &et_core.conn[SLOT];
 
-	rx_producer = rx_consumer = fill_consumer = 0;
+	kernel = kernel_queues;
 	memset(pub, 0, sizeof(pub));
 	memset(stash, 0, sizeof(stash));
 	memset(x, 0, sizeof(*x));
 	x->umem = umem;
-	x->queues = 1;
 	x->ring_mask = x->fill_mask = ETRAN_RING_SIZE - 1;
-	*q = (struct et_queue){.fd = -1,
-			       .rx_producer = &rx_producer,
-			       .rx_consumer = &rx_consumer,
-			       .rx_desc = rx_desc,
-			       .fill_producer = &fill_producer,
-			       .fill_addr = fill_addr};
-	fill_producer = 0;
 	for (uint64_t i = 0; i < FRAMES; i++)
 		x->spare[x->spares++] = i * ETRAN_FRAME_SIZE;
-	q->target = ET_POSTED_MIN;
-	et_post_frames(x, q);
+	add_queue(0, 0);
 	et_core.tap = open("/dev/null", O_WRONLY);
 	et_core.arena = &arena;
 	et_core.stash = stash;
@@ -121,8 +135,9 @@ static void deliver(uint16_t kind, uint32_t seq, const char *text, uint8_t tcp_f
 	struct tcphdr t = {.doff = 5, .seq = htonl(seq)};
 	size_t n = strlen(text);
 
-	REQUIRE(fill_consumer != fill_producer);
-	addr = fill_addr[fill_consumer++ & (ETRAN_RING_SIZE - 1)] + ETRAN_FRAME_HEADROOM;
+	REQUIRE(kernel->fill_consumer != kernel->fill_producer);
+	addr = kernel->fill_addr[kernel->fill_consumer++ & (ETRAN_RING_SIZE - 1)] +
+	       ETRAN_FRAME_HEADROOM;
 	f = x->umem + addr;
 	m = (struct etran_rx_meta *)(f - sizeof(*m));
 	*m = (struct etran_rx_meta){.slot = SLOT,
@@ -136,23 +151,32 @@ static void deliver(uint16_t kind, uint32_t seq, const char *text, uint8_t tcp_f
 	memcpy(f + ETH_HLEN, &ip, sizeof(ip));
 	memcpy(f + ETH_HLEN + sizeof(ip), &t, sizeof(t));
 	memcpy(f + 54, text, n);
-	rx_desc[rx_producer & (ETRAN_RING_SIZE - 1)] =
+	kernel->rx_desc[kernel->rx_producer & (ETRAN_RING_SIZE - 1)] =
 		(struct xdp_desc){.addr = addr, .len = (uint32_t)(54 + n)};
-	rx_producer++;
-	((struct etran_pub_ring *)pub)[0].delivered++;
+	kernel->rx_producer++;
+	((struct etran_pub_ring *)pub)[kernel->number].delivered++;
+}
+
+/* Frames in either ring of a queue. */
+static uint32_t count_posted(const struct kernel_queue *k, uint8_t *seen, const struct et_queue *q)
+{
+	for (uint32_t i = k->fill_consumer; i != k->fill_producer; i++)
+		seen[k->fill_addr[i & (ETRAN_RING_SIZE - 1)] / ETRAN_FRAME_SIZE]++;
+	for (uint32_t i = k->rx_consumer; i != k->rx_producer; i++)
+		seen[k->rx_desc[i & (ETRAN_RING_SIZE - 1)].addr / ETRAN_FRAME_SIZE]++;
+	CHECK_EQ(k->fill_producer - k->fill_consumer + k->rx_producer - k->rx_consumer, q->posted);
+	return q->posted;
 }
 
 static void frames_add_up(void)
 {
 	struct et_context *x = &et_core.context;
 	static uint8_t seen[FRAMES];
-	unsigned stashed = 0;
+	unsigned stashed = 0, posted = 0;
 
 	memset(seen, 0, sizeof(seen));
-	for (uint32_t i = fill_consumer; i != fill_producer; i++)
-		seen[fill_addr[i & (ETRAN_RING_SIZE - 1)] / ETRAN_FRAME_SIZE]++;
-	for (uint32_t i = rx_consumer; i != rx_producer; i++)
-		seen[rx_desc[i & (ETRAN_RING_SIZE - 1)].addr / ETRAN_FRAME_SIZE]++;
+	for (unsigned q = 0; q < x->queues; q++)
+		posted += count_posted(&kernel_queues[q], seen, &x->queue[q]);
 	for (uint32_t i = 0; i < x->spares; i++)
 		seen[x->spare[i] / ETRAN_FRAME_SIZE]++;
 	for (unsigned i = 0; i < ETRAN_STASH_SIZE; i++)
@@ -162,8 +186,7 @@ static void frames_add_up(void)
 		}
 	for (unsigned i = 0; i < FRAMES; i++)
 		CHECK_EQ(seen[i], 1);
-	CHECK_EQ(fill_producer - fill_consumer + rx_producer - rx_consumer, x->queue[0].posted);
-	CHECK_EQ(x->queue[0].posted + x->spares + stashed, FRAMES);
+	CHECK_EQ(posted + x->spares + stashed, FRAMES);
 }
 
 static void expect(struct et_conn *c, const char *text)
@@ -449,7 +472,7 @@ TEST(backlog_posts_more_frames_and_calm_fewer)
 	uint32_t seq = ISN;
 
 	for (unsigned round = 0; round < 10; round++) {
-		while (fill_consumer != fill_producer)
+		while (kernel->fill_consumer != kernel->fill_producer)
 			deliver(ETRAN_RX_DATA, seq++, "x", 0);
 		while (et_rx_poll())
 			et_conn_discard(c, 1000);
@@ -485,6 +508,58 @@ TEST(many_rounds_keep_all_frames)
 	CHECK_EQ(c->shared->rcv.nxt, seq);
 }
 
+/* The daemon has moved the connection from its shared ring to a queue. */
+TEST(frames_of_a_connection_come_by_two_rings)
+{
+	struct et_conn *c = setup();
+
+	add_queue(1, ETRAN_SHARED_RING);
+	CHECK(!et_rx_pending());
+	kernel = &kernel_queues[1];
+	deliver(ETRAN_RX_DATA, ISN, "hello", 0);
+	kernel = &kernel_queues[0];
+	deliver(ETRAN_RX_DATA, ISN + 5, "world", 0);
+	CHECK(et_rx_pending());
+	CHECK_EQ(et_rx_poll(), 2);
+	expect(c, "helloworld");
+	frames_add_up();
+}
+
+TEST(drain_takes_all_rings)
+{
+	struct et_conn *c = setup();
+
+	add_queue(1, ETRAN_SHARED_RING);
+	deliver(ETRAN_RX_DATA, ISN, "hello", 0);
+	kernel = &kernel_queues[1];
+	deliver(ETRAN_RX_DATA, ISN + 5, "world", 0);
+	et_rx_drain();
+	CHECK_EQ(et_core.context.queue[0].taken, 1);
+	CHECK_EQ(et_core.context.queue[1].taken, 1);
+	CHECK_EQ(c->shared->rcv.nxt, ISN + 10);
+	frames_add_up();
+}
+
+TEST(credit_names_the_ring)
+{
+	const uint32_t n = ETRAN_RING_SIZE / 4;
+	struct sent s;
+
+	setup_wire();
+	add_queue(1, ETRAN_SHARED_RING);
+	kernel = &kernel_queues[1];
+	for (uint32_t i = 0; i < n; i++) {
+		deliver(ETRAN_RX_ACK, ISN, "", 0);
+		et_rx_poll();
+	}
+	s = next_sent();
+	CHECK_EQ(s.h.flags, ETRAN_TX_CREDIT);
+	CHECK_EQ(s.h.ring, ETRAN_SHARED_RING);
+	CHECK_EQ(s.h.consumed, n);
+	CHECK_EQ(next_sent().size, -EAGAIN);
+	frames_add_up();
+}
+
 int main(void)
 {
 	RUN(data_in_any_order);
@@ -501,5 +576,8 @@ int main(void)
 	RUN(full_stash_loses_frames_but_not_memory);
 	RUN(backlog_posts_more_frames_and_calm_fewer);
 	RUN(many_rounds_keep_all_frames);
+	RUN(frames_of_a_connection_come_by_two_rings);
+	RUN(drain_takes_all_rings);
+	RUN(credit_names_the_ring);
 	return unit_result();
 }

@@ -32,8 +32,14 @@ enum etran_msg_type {
 
 	/* L→D: another tap for another sending thread */
 	ETRAN_MSG_TAP = 20,
+	/* L→D, answer to RINGS: frames can come, struct etran_msg_slot (slot 0) */
+	ETRAN_MSG_RINGS_READY = 21,
 
-	/* D→L: struct etran_msg_rings, fds: UMEM, tap, XSK of each queue */
+	/*
+	 * D→L: struct etran_msg_rings, fds: UMEM, tap, XSK of each queue. Later
+	 * perhaps once more, with frames 0: further queues over the same UMEM, fds:
+	 * XSK of each queue.
+	 */
 	ETRAN_MSG_RINGS = 30,
 	/* D→L: fd: tap; struct etran_msg_done */
 	ETRAN_MSG_TAP_READY = 31,
@@ -89,7 +95,7 @@ struct etran_msg_rings {
 	struct etran_msg_header h;
 	__u32 context;
 	__u32 queues;     /* XSK descriptors that follow; ring of queue q = first_ring + q */
-	__u32 first_ring;
+	__u32 first_ring; /* of the device's queues, or ETRAN_SHARED_RING */
 	__u32 ring_size;  /* RX descriptors per ring */
 	__u32 fill_size;  /* entries of each fill ring */
 	__u32 frames;     /* UMEM frames; the library owns them all at first */

@@ -91,7 +91,8 @@ struct etran_conn {
 	__u32 rtt_seq;      /* sequence end being timed, valid if rtt_start_ns != 0 */
 	__u8 transport;     /* enum etran_transport; this line's constants as below */
 	__u8 snd_wscale;
-	__u16 ring; /* first ring of the receive context, + RX queue */
+	/* First ring of the receive context, + RX queue; or ETRAN_SHARED_RING. */
+	__u16 ring;
 
 	/* Line of ingress. */
 	__u32 snd_wl1;
@@ -252,9 +253,9 @@ struct etran_tx_sack {
 };
 
 /*
- * Map `taps`, element ifindex % ETRAN_MAX_TAPS: who writes there. ifindex is
- * that of the private namespace; 0 = not in use. An array, because a hash costs
- * each segment sent 20-60 ns more.
+ * Map `taps`, element ifindex % ETRAN_MAX_TAPS: whose device it is, a tap or
+ * the far end of a veth pair. ifindex is that of the private namespace; 0 = not
+ * in use. An array, because a hash costs each segment sent 20-60 ns more.
  */
 struct etran_tap {
 	__u32 ifindex;
@@ -281,7 +282,10 @@ struct etran_hop {
 /* Private words of an AF_XDP socket (map `rings`, index as in the XSKMAP). */
 struct etran_ring {
 	__u32 consumed; /* last report of the library */
-	__u32 pad[15];
+	/* Shared ring: frames that came out of the veth pair and were taken by the
+	 * socket. What is in the pair is `delivered` less this. */
+	__u32 relayed;
+	__u32 pad[14];
 };
 
 /* Operations of the control program (BPF_PROG_RUN). */
@@ -294,11 +298,16 @@ enum etran_ctl_op {
 	/*
 	 * SET_STATE from HOLD to ACTIVE that first takes from `conn` what the dump
 	 * of the kernel socket gave: sequence numbers, windows, scales, timestamps,
-	 * MSS, TOS, TTL, hop, ring and flags. Addresses, what ingress saw and the
+	 * MSS, TOS, TTL, hop and flags. Addresses, ring, what ingress saw and the
 	 * counters stay. TS.Recent is taken only if ingress never saw a TSval.
 	 * RCV.HIGH becomes the end of what was held, inside the window.
 	 */
 	ETRAN_CTL_ACTIVATE = 4,
+	/*
+	 * Frames go to the ring `arg` from now on (see etran_conn.ring). Those that
+	 * went to another before are there.
+	 */
+	ETRAN_CTL_SET_RING = 5,
 };
 
 /*

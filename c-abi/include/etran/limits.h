@@ -25,7 +25,19 @@
 /* Receive contexts of an application, RX queues of a device. */
 #define ETRAN_MAX_CONTEXTS 4u
 #define ETRAN_MAX_QUEUES 8u
-#define ETRAN_MAX_RINGS (ETRAN_MAX_CONTEXTS * ETRAN_MAX_QUEUES)
+/*
+ * Rings of an application. Direct ones lie on the queues of a device: context *
+ * ETRAN_MAX_QUEUES + queue. The shared one lies at the far end of the
+ * application's own veth pair.
+ */
+#define ETRAN_SHARED_RING (ETRAN_MAX_CONTEXTS * ETRAN_MAX_QUEUES)
+#define ETRAN_MAX_RINGS (ETRAN_SHARED_RING + 1u)
+/*
+ * Frames on their way through a veth pair. Its ring has 256 places (VETH_RING_SIZE)
+ * and drops beyond them without a word; a processor that has looked
+ * but not yet counted may exceed this number by one.
+ */
+#define ETRAN_PAIR_FRAMES 240u
 #define ETRAN_FIRST_SLOT ETRAN_MAX_RINGS
 /* Index of a ring in the XSKMAP: app * ETRAN_MAX_RINGS + ring. */
 #define ETRAN_MAX_XSKS (ETRAN_MAX_APPS * ETRAN_MAX_RINGS)

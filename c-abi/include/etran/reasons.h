@@ -36,7 +36,9 @@
 	X(TX_CREDIT_ONLY, 23, "tx_credit_only", "tap frame that only reported credit")             \
 	X(REDIRECT_RX, 24, "redirect_rx", "redirect into an AF_XDP socket failed")                 \
 	X(REDIRECT_TX, 25, "redirect_tx", "redirect to the device failed")                         \
-	X(INTERNAL, 26, "internal", "a map lookup that cannot fail failed")
+	X(INTERNAL, 26, "internal", "a map lookup that cannot fail failed")                        \
+	X(PAIR_FULL, 27, "pair_full", "the owner's veth pair is full")                             \
+	X(PAIR_FOREIGN, 28, "pair_foreign", "in a veth pair, but not from ingress")
 
 /* Why a connection is on the kernel path or has left the fast path. */
 #define ETRAN_PATH_REASONS(X)                                                                      \

@@ -134,17 +134,17 @@ func printStatus(w io.Writer, s *adminapi.Status) error {
 	up := time.Duration(s.UptimeSeconds * float64(time.Second)).Round(time.Second)
 	fmt.Fprintf(w, "etrand %s, pid %d, up %v, kernel %s\n", s.Version, s.Pid, up, s.Kernel)
 	t := newTable(w)
-	fmt.Fprintln(t, "\nINTERFACE\tINDEX\tQUEUES\tMTU\tMODE\tATTACHED")
+	fmt.Fprintln(t, "\nINTERFACE\tINDEX\tQUEUES\tMTU\tMODE\tATTACHED\tSHARING")
 	for _, i := range s.Interfaces {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%s\t%s\n", i.Name, i.Ifindex, i.Queues, i.MTU, orDash(i.Mode), yesNo(i.Attached))
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%s\t%s\t%s\n", i.Name, i.Ifindex, i.Queues, i.MTU, orDash(i.Mode), yesNo(i.Attached), orDash(i.Sharing))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	t = newTable(w)
-	fmt.Fprintln(t, "\nAPP\tPID\tUID\tCOMMAND\tCONNECTIONS\tDIRECT\tREASON")
+	fmt.Fprintln(t, "\nAPP\tPID\tUID\tCOMMAND\tCONNECTIONS\tRINGS\tREASON")
 	for _, a := range s.Apps {
-		fmt.Fprintf(t, "%d\t%d\t%d\t%s\t%d\t%s\t%s\n", a.ID, a.Pid, a.Uid, orDash(a.Comm), a.Conns, yesNo(a.Direct), orDash(a.Reason))
+		fmt.Fprintf(t, "%d\t%d\t%d\t%s\t%d\t%s\t%s\n", a.ID, a.Pid, a.Uid, orDash(a.Comm), a.Conns, orDash(a.Rings), orDash(a.Reason))
 	}
 	return t.Flush()
 }

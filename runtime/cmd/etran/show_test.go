@@ -83,8 +83,9 @@ func TestPrintStatus(t *testing.T) {
 	var out bytes.Buffer
 	err := printStatus(&out, &adminapi.Status{
 		Version: "0.1", Pid: 4, UptimeSeconds: 61.2, Kernel: "6.18",
-		Interfaces: []adminapi.Interface{{Name: "wire", Ifindex: 2, Queues: 1, MTU: 1500, Mode: "native", Attached: true}},
-		Apps:       []adminapi.App{{ID: 1, Pid: 10, Comm: "redis-server", Reason: "queue taken", Conns: 50}},
+		Interfaces: []adminapi.Interface{{Name: "wire", Ifindex: 2, Queues: 1, MTU: 1500, Mode: "native", Attached: true, Sharing: "auto"}},
+		Apps: []adminapi.App{{ID: 1, Pid: 10, Comm: "redis-server", Reason: "queue taken", Conns: 50},
+			{ID: 2, Pid: 11, Comm: "nginx", Rings: adminapi.RingsShared, Conns: 3}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -92,11 +93,12 @@ func TestPrintStatus(t *testing.T) {
 	check(t, &out, `
 etrand 0.1, pid 4, up 1m1s, kernel 6.18
 
-INTERFACE  INDEX  QUEUES  MTU   MODE    ATTACHED
-wire       2      1       1500  native  yes
+INTERFACE  INDEX  QUEUES  MTU   MODE    ATTACHED  SHARING
+wire       2      1       1500  native  yes       auto
 
-APP  PID  UID  COMMAND       CONNECTIONS  DIRECT  REASON
-1    10   0    redis-server  50           no      queue taken`)
+APP  PID  UID  COMMAND       CONNECTIONS  RINGS   REASON
+1    10   0    redis-server  50           -       queue taken
+2    11   0    nginx         3            shared  -`)
 }
 
 func TestPrintSwitch(t *testing.T) {

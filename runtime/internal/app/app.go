@@ -152,6 +152,8 @@ func (a *App) handle(s *control.Session, msg control.Message) {
 		a.m.demoteForeign(s, msg.Fd) // makes nobody wait but this program
 	case abi.MsgTypeTap:
 		a.sendTap(s)
+	case abi.MsgTypeRingsReady:
+		a.ringsReady()
 	case abi.MsgTypeRegister:
 		a.m.log.Debug("program registers twice", "app", a.id)
 	default:

@@ -310,6 +310,7 @@ func (m *Manager) removeApp(a *App) {
 	for ifindex, holder := range m.holders {
 		if holder == a {
 			delete(m.holders, ifindex)
+			go m.offerQueues(ifindex)
 		}
 	}
 }

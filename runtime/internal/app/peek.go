@@ -18,14 +18,14 @@ const (
 )
 
 // delivered is how many frames XDP has given to each ring of the application.
-func (a *App) delivered(queues int) ([]uint32, error) {
-	list := make([]uint32, queues)
-	for queue := range list {
+func (a *App) delivered(sockets []xsk.Socket) ([]uint32, error) {
+	list := make([]uint32, len(sockets))
+	for i, s := range sockets {
 		var ring abi.PubRing
-		if err := a.pub.Lookup(uint32(firstRing+queue), &ring); err != nil {
-			return nil, fmt.Errorf("read the published words of ring %d: %w", firstRing+queue, err)
+		if err := a.pub.Lookup(s.Ring, &ring); err != nil {
+			return nil, fmt.Errorf("read the published words of ring %d: %w", s.Ring, err)
 		}
-		list[queue] = ring.Delivered
+		list[i] = ring.Delivered
 	}
 	return list, nil
 }
@@ -39,16 +39,16 @@ func (a *App) AwaitRings() bool {
 		return true
 	}
 	set := a.rings.set
-	goal, err := a.delivered(len(set.Sockets))
+	goal, err := a.delivered(set.Sockets)
 	for deadline := time.Now().Add(ringPatience); err == nil; {
 		var now []uint32
-		if now, err = a.delivered(len(set.Sockets)); err != nil {
+		if now, err = a.delivered(set.Sockets); err != nil {
 			break
 		}
 		shown := true
-		for queue := range now {
-			produced := set.Produced(queue)
-			shown = shown && (int32(produced-goal[queue]) >= 0 || produced == now[queue])
+		for i := range now {
+			produced := set.Produced(i)
+			shown = shown && (int32(produced-goal[i]) >= 0 || produced == now[i])
 		}
 		if shown {
 			return true
@@ -70,11 +70,11 @@ func (a *App) PeekRings(slot uint16, generation uint32) []xsk.Frame {
 		return nil
 	}
 	var all []xsk.Frame
-	for queue := range a.rings.set.Sockets {
-		frames, err := a.rings.set.Peek(queue, slot, generation)
+	for i, s := range a.rings.set.Sockets {
+		frames, err := a.rings.set.Peek(i, slot, generation)
 		if err != nil {
 			a.m.counters.Stuck.Add(1)
-			a.m.log.Warn("ring not looked at", "app", a.id, "queue", queue, "error", err)
+			a.m.log.Warn("ring not looked at", "app", a.id, "ring", s.Ring, "error", err)
 		}
 		all = append(all, frames...)
 	}

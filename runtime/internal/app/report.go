@@ -42,7 +42,7 @@ func (m *Manager) Status(v Viewer) *adminapi.Status {
 	for _, d := range m.path.Devices() {
 		s.Interfaces = append(s.Interfaces, adminapi.Interface{
 			Name: d.Name, Ifindex: d.Ifindex, Queues: d.Queues, MTU: d.MTU,
-			Mode: "native", Attached: d.Usable, Lost: d.Lost,
+			Mode: "native", Attached: d.Usable, Lost: d.Lost, Sharing: string(d.Sharing),
 		})
 	}
 	for _, a := range m.visible(v) {
@@ -54,11 +54,14 @@ func (m *Manager) Status(v Viewer) *adminapi.Status {
 func (a *App) status() adminapi.App {
 	out := adminapi.App{ID: uint32(a.id), Pid: a.peer.Pid, Uid: a.peer.Uid, Comm: a.comm}
 	a.claimMu.Lock()
-	out.Direct = a.rings != nil
+	if a.rings != nil {
+		out.Direct = a.rings.direct == ready
+		out.Rings = map[bool]string{true: adminapi.RingsDirect, false: adminapi.RingsShared}[out.Direct]
+	}
 	a.claimMu.Unlock()
 	for _, c := range a.conns(openSockets()) {
 		out.Conns++
-		if !out.Direct && c.Reason != "" {
+		if out.Rings == "" && c.Reason != "" {
 			out.Reason = c.Reason
 		}
 	}

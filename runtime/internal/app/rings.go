@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/config"
 	"github.com/etran-go/etran/runtime/internal/control"
 	"github.com/etran-go/etran/runtime/internal/datapath"
 	"github.com/etran-go/etran/runtime/internal/handover"
@@ -29,14 +30,18 @@ const (
 // it takes long, and they wait for each other.
 const claimPause = 10 * time.Second
 
-// Taps beyond this are refused; an application needs one per sending thread.
-const maxTaps = abi.MaxTaps / abi.MaxApps
+// Taps beyond this are refused; an application needs one per sending thread. One
+// place in the table is for the far end of its veth pair.
+const maxTaps = abi.MaxTaps/abi.MaxApps - 1
 
-// rings are what an application has in direct mode: the queues of a device,
-// frame memory and taps.
+// rings are what an application has: frame memory, taps, and AF_XDP sockets on
+// the queues of a device (direct), at the end of a veth pair of its own
+// (shared), or on both.
 type rings struct {
 	device datapath.Device
 	set    *xsk.Set
+	pair   *ownPair
+	direct progress
 
 	mu     sync.Mutex // below
 	taps   []ownTap
@@ -44,9 +49,31 @@ type rings struct {
 	closed bool
 }
 
+// progress of the device's queues to an application.
+type progress int
+
+const (
+	none    progress = iota
+	offered          // the library has not put frames there yet
+	ready
+)
+
 type ownTap struct {
 	ifindex int
 	link    link.Link
+}
+
+type ownPair struct {
+	taps.Pair
+	link link.Link
+}
+
+// first is what connections get as their ring.
+func (r *rings) first() uint16 {
+	if r.direct == ready {
+		return firstRing
+	}
+	return abi.SharedRing
 }
 
 // Claim makes sure that the application has rings on the device.
@@ -57,69 +84,245 @@ func (a *App) Claim(d handover.Device) (uint16, abi.PathReason) {
 		if a.rings.device.Ifindex != d.Ifindex {
 			return 0, abi.PathReasonLimit // one device per application so far
 		}
-		if now, _ := a.m.path.Device(d.Ifindex); now.Queues > a.rings.device.Queues {
+		now, _ := a.m.path.Device(d.Ifindex)
+		if a.rings.direct == ready && now.Queues > a.rings.device.Queues {
 			return 0, abi.PathReasonDevice // no socket on the new queues
 		}
-		return firstRing, abi.PathReasonOk
+		return a.rings.first(), abi.PathReasonOk
 	}
 	device, usable := a.m.path.Device(d.Ifindex)
 	if !usable {
 		return 0, abi.PathReasonNoDevice
 	}
-	if time.Now().Before(a.claimAgain) || !a.m.hold(d.Ifindex, a) {
+	if time.Now().Before(a.claimAgain) {
 		return 0, abi.PathReasonDeviceBusy
 	}
-	if err := a.makeRings(device); err != nil {
-		a.m.unhold(d.Ifindex, a)
-		a.claimAgain = time.Now().Add(claimPause)
-		a.m.log.Warn("application gets no rings", "app", a.id, "device", device.Name, "error", err)
-		if errors.Is(err, xsk.ErrQueueBusy) {
-			return 0, abi.PathReasonDeviceBusy
-		}
-		return 0, abi.PathReasonSyscall
+	err := a.claimRings(device)
+	switch {
+	case err == nil:
+		return a.rings.first(), abi.PathReasonOk
+	case errors.Is(err, errHeld):
+		return 0, abi.PathReasonDeviceBusy
 	}
-	return firstRing, abi.PathReasonOk
+	a.claimAgain = time.Now().Add(claimPause)
+	a.m.log.Warn("application gets no rings", "app", a.id, "device", device.Name, "error", err)
+	if errors.Is(err, xsk.ErrQueueBusy) {
+		return 0, abi.PathReasonDeviceBusy
+	}
+	return 0, abi.PathReasonSyscall
 }
 
-func (a *App) makeRings(d datapath.Device) error {
-	r := &rings{device: d}
-	var err error
-	if r.set, err = xsk.Open(d.Ifindex, d.Queues); err != nil {
+// errHeld: another application has the device's queues.
+var errHeld = errors.New("device's queues are held")
+
+// claimRings makes direct rings where it can, or shared ones where it may.
+func (a *App) claimRings(d datapath.Device) error {
+	err := errHeld
+	if d.Sharing != config.SharingAlways && a.m.hold(d.Ifindex, a) {
+		err = a.makeRings(d, func(r *rings) error {
+			return xsk.Patiently(func() error { return a.bindQueues(r) })
+		})
+		if err == nil {
+			a.rings.direct = ready
+			return nil
+		}
+		a.m.unhold(d.Ifindex, a)
+	}
+	busy := errors.Is(err, errHeld) || errors.Is(err, xsk.ErrQueueBusy)
+	if d.Sharing == config.SharingNever || !busy {
 		return err
 	}
-	for queue, fd := range r.set.Sockets {
-		if err := a.m.path.SetXsk(uint32(a.id), uint32(firstRing+queue), fd); err != nil {
+	return a.makeRings(d, a.bindPair)
+}
+
+// makeRings makes everything but the sockets, which bind does.
+func (a *App) makeRings(d datapath.Device, bind func(*rings) error) (err error) {
+	r := &rings{device: d}
+	if r.set, err = xsk.Open(d.Queues); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
 			a.closeRings(r)
-			return err
 		}
+	}()
+	if err := bind(r); err != nil {
+		return err
 	}
 	tap, err := a.makeTap(r)
 	if err != nil {
-		a.closeRings(r)
 		return err
 	}
 	defer unix.Close(tap.Fd) // the application's descriptor keeps it
-	if err := a.sendRings(r, tap); err != nil {
-		a.closeRings(r)
+	if err := a.sendRings(r, r.set.Sockets, r.set.Umem, tap.Fd); err != nil {
 		return err
 	}
 	a.rings = r
 	return nil
 }
 
-func (a *App) sendRings(r *rings, tap *taps.Tap) error {
+// bindQueues makes a socket for every queue of the device.
+func (a *App) bindQueues(r *rings) error {
+	before := len(r.set.Sockets)
+	for queue := range r.device.Queues {
+		s, err := r.set.Bind(r.device.Ifindex, queue, firstRing+uint32(queue))
+		if err == nil {
+			err = a.m.path.SetXsk(uint32(a.id), s.Ring, s.Fd)
+		}
+		if err != nil {
+			a.unbind(r, before)
+			return err
+		}
+	}
+	return nil
+}
+
+// unbind gives up the sockets beyond the first n.
+func (a *App) unbind(r *rings, n int) {
+	for _, s := range r.set.Sockets[n:] {
+		if err := a.m.path.DeleteXsk(uint32(a.id), s.Ring); err != nil {
+			a.m.log.Error("ring not taken back", "app", a.id, "ring", s.Ring, "error", err)
+		}
+	}
+	r.set.Trim(n)
+}
+
+// pairMTU lets every frame through that ingress does.
+const pairMTU = abi.FrameSize - abi.FrameHeadroom
+
+// bindPair makes a veth pair with a socket at its far end.
+func (a *App) bindPair(r *rings) error {
+	own := &ownPair{}
+	var err error
+	own.Pair, err = a.m.space.CreatePair(fmt.Sprintf("etv%d", a.id), pairMTU, func(name string, p taps.Pair) error {
+		var err error
+		if own.link, err = a.m.path.AttachRelay(p.Far, name); err != nil {
+			return err
+		}
+		if err := a.openPair(r, p); err != nil {
+			a.m.path.Release(own.link)
+			return errors.Join(err, a.m.path.DeleteTap(p.Far))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.pair = own
+	return nil
+}
+
+// openPair shows ingress the near end last, when all that follows is in place.
+func (a *App) openPair(r *rings, p taps.Pair) error {
+	s, err := r.set.Bind(p.Far, 0, abi.SharedRing)
+	if err != nil {
+		return err
+	}
+	if err := a.m.path.SetXsk(uint32(a.id), s.Ring, s.Fd); err != nil {
+		return err
+	}
+	if err := a.m.path.SetTap(p.Far, uint32(a.id), a.generation); err != nil {
+		return err
+	}
+	return a.m.path.SetPair(uint32(a.id), p.Near)
+}
+
+// sendRings tells the library of sockets; with memory and tap the first time.
+func (a *App) sendRings(r *rings, sockets []xsk.Socket, first ...int) error {
 	a.mu.Lock()
 	session := a.session
 	a.mu.Unlock()
 	if session == nil {
 		return errors.New("session is lost")
 	}
-	fds := append([]int{r.set.Umem, tap.Fd}, r.set.Sockets...)
-	return session.Send(control.Rings(abi.MsgRings{
-		Context: receiveContext, Queues: uint32(r.device.Queues), FirstRing: firstRing,
-		RingSize: abi.RingSize, FillSize: r.set.Fill, Frames: r.set.Frames,
+	msg := abi.MsgRings{
+		Context: receiveContext, Queues: uint32(len(sockets)), FirstRing: sockets[0].Ring,
+		RingSize: abi.RingSize, FillSize: xsk.Fill,
 		FrameSize: abi.FrameSize, Mtu: uint32(r.device.MTU),
-	}), fds...)
+	}
+	if len(first) > 0 {
+		msg.Frames = r.set.Frames
+	}
+	fds := first
+	for _, s := range sockets {
+		fds = append(fds, s.Fd)
+	}
+	return session.Send(control.Rings(msg), fds...)
+}
+
+// offerQueues gives a device's queues, which nobody has, to an application that
+// has shared rings there. Its frames come by either way from then on.
+func (m *Manager) offerQueues(ifindex int) {
+	for _, a := range m.list() {
+		if a.takeQueues(ifindex) {
+			return
+		}
+	}
+}
+
+// takeQueues returns false if the application has no use for the queues.
+func (a *App) takeQueues(ifindex int) (taken bool) {
+	err := xsk.Patiently(func() (err error) {
+		taken, err = a.tryQueues(ifindex)
+		return err
+	})
+	if err != nil {
+		a.m.log.Warn("application cannot take the queues", "app", a.id, "error", err)
+	}
+	return taken
+}
+
+func (a *App) tryQueues(ifindex int) (taken bool, err error) {
+	a.claimMu.Lock()
+	defer a.claimMu.Unlock()
+	r := a.rings
+	if r == nil || r.direct != none || r.device.Ifindex != ifindex || r.device.Sharing == config.SharingAlways ||
+		!a.m.hold(ifindex, a) {
+		return false, nil
+	}
+	before := len(r.set.Sockets)
+	if err = a.bindQueues(r); err == nil {
+		if err = a.sendRings(r, r.set.Sockets[before:]); err == nil {
+			r.direct = offered
+			return true, nil
+		}
+		a.unbind(r, before)
+	}
+	a.m.unhold(ifindex, a)
+	return false, err
+}
+
+// ringsReady: the library has frames in all rings that it was told of.
+func (a *App) ringsReady() {
+	a.claimMu.Lock()
+	defer a.claimMu.Unlock()
+	if a.rings == nil || a.rings.direct != offered {
+		return
+	}
+	a.rings.direct = ready
+	moved := 0
+	for _, s := range a.activeSlots() {
+		if a.moveToQueues(a.index(s)) {
+			moved++
+		}
+	}
+	a.m.log.Info("application has the queues", "app", a.id, "device", a.rings.device.Name, "connections", moved)
+}
+
+func (a *App) index(s *handover.Slot) uint32 { return uint32(a.id)*abi.AppSlots + s.Index() }
+
+// moveToQueues directs a connection's frames to the direct rings. One that is
+// being installed right now stays with the shared ring, which goes on working.
+func (a *App) moveToQueues(index uint32) bool {
+	conn, err := a.m.path.Read(index)
+	if err != nil || conn.State == uint32(abi.FlowStateNone) || conn.Ring != abi.SharedRing {
+		return false
+	}
+	err = a.m.path.SetRing(index, conn.Generation, firstRing)
+	if err != nil && !errors.Is(err, unix.ESTALE) { // the slot has another connection
+		a.m.log.Warn("connection stays with its shared ring", "app", a.id, "index", index, "error", err)
+	}
+	return err == nil
 }
 
 // makeTap makes one more tap for the application.
@@ -196,16 +399,23 @@ func (a *App) giveUpRings() {
 
 func (a *App) closeRings(r *rings) {
 	var errs []error
-	for queue := range r.set.Sockets {
-		errs = append(errs, a.m.path.DeleteXsk(uint32(a.id), uint32(firstRing+queue)))
+	if r.pair != nil {
+		errs = append(errs, a.m.path.DeletePair(uint32(a.id)))
+	}
+	for _, s := range r.set.Sockets {
+		errs = append(errs, a.m.path.DeleteXsk(uint32(a.id), s.Ring))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	for _, t := range r.taps {
-		errs = append(errs, a.m.path.DeleteTap(t.ifindex))
-		a.m.path.ReleaseTap(t.link)
-		errs = append(errs, a.m.space.Delete(t.ifindex))
+	devices := r.taps
+	if r.pair != nil {
+		devices = append(devices, ownTap{r.pair.Far, r.pair.link})
+	}
+	for _, d := range devices {
+		errs = append(errs, a.m.path.DeleteTap(d.ifindex))
+		a.m.path.Release(d.link)
+		errs = append(errs, a.m.space.Delete(d.ifindex))
 	}
 	r.set.Close()
 	if err := errors.Join(errs...); err != nil {

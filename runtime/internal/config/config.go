@@ -5,6 +5,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,26 @@ type Interface struct {
 	// VerifyChecksum: the device does not vouch for TCP checksums, so the
 	// ingress program must. Never on veth: its frames carry no sums.
 	VerifyChecksum bool `toml:"verify_checksum"`
+	// Sharing is SharingAuto if empty.
+	Sharing Sharing `toml:"sharing"`
+}
+
+// Sharing says how applications share an interface.
+type Sharing string
+
+const (
+	// SharingAuto: one application has the interface's queues (direct), all
+	// others receive by a veth pair each (shared).
+	SharingAuto Sharing = "auto"
+	// SharingAlways: all applications receive by veth pairs.
+	SharingAlways Sharing = "always"
+	// SharingNever: one has the queues, all others stay on the kernel.
+	SharingNever Sharing = "never"
+)
+
+// valid says whether s is one of the three.
+func (s Sharing) valid() bool {
+	return s == SharingAuto || s == SharingAlways || s == SharingNever
 }
 
 // Policy says who may use the fast path, and for what.
@@ -87,6 +108,7 @@ func Parse(args []string, usage io.Writer) (Config, error) {
 	flags := pflag.NewFlagSet("etrand", pflag.ContinueOnError)
 	flags.SetOutput(usage)
 	file := flags.String("config", "", "configuration file (TOML)")
+	sharing := flags.String("sharing", "", "how applications share the interfaces: auto, always or never")
 	names := flags.StringArray("interface", nil, "network interface to serve (repeatable)")
 	flags.StringVar(&c.RunDir, "run-dir", c.RunDir, "directory of the control sockets")
 	flags.StringVar(&c.PinDir, "pin-dir", c.PinDir, "directory on bpffs for what outlives the daemon")
@@ -113,6 +135,10 @@ func Parse(args []string, usage io.Writer) (Config, error) {
 		if !slices.ContainsFunc(c.Interfaces, func(i Interface) bool { return i.Name == name }) {
 			c.Interfaces = append(c.Interfaces, Interface{Name: name})
 		}
+	}
+	for i := range c.Interfaces {
+		own := &c.Interfaces[i].Sharing
+		*own = cmp.Or(Sharing(*sharing), *own, SharingAuto)
 	}
 	return c, c.validate()
 }
@@ -141,6 +167,9 @@ func (c *Config) validate() error {
 			return fmt.Errorf("interface %q is empty or named twice", i.Name)
 		}
 		seen[i.Name] = true
+		if !i.Sharing.valid() {
+			return fmt.Errorf("interface %s: sharing is %q, must be auto, always or never", i.Name, i.Sharing)
+		}
 	}
 	for _, limit := range []struct {
 		name       string

@@ -18,6 +18,7 @@ promote_after = 3
 [[interface]]
 name = "eth0"
 verify_checksum = true
+sharing = "never"
 [[interface]]
 name = "eth1"
 [policy]
@@ -45,13 +46,25 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 	if c.RunDir != "/tmp/x" || c.PromoteAfter != 3 || c.SpinUs != 50 || c.Policy.MaxApps != 4 {
 		t.Errorf("configuration %+v", c)
 	}
-	want := []Interface{{"eth0", true}, {"eth1", false}, {"eth2", false}}
+	want := []Interface{{"eth0", true, SharingNever}, {"eth1", false, SharingAuto}, {"eth2", false, SharingAuto}}
 	if len(c.Interfaces) != len(want) {
 		t.Fatalf("interfaces %v", c.Interfaces)
 	}
 	for i := range want {
 		if c.Interfaces[i] != want[i] {
 			t.Errorf("interface %d is %v, want %v", i, c.Interfaces[i], want[i])
+		}
+	}
+}
+
+func TestSharingFlagIsForAllInterfaces(t *testing.T) {
+	c, err := Parse([]string{"--config", write(t, example), "--sharing", "always"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range c.Interfaces {
+		if i.Sharing != SharingAlways {
+			t.Errorf("%+v", i)
 		}
 	}
 }
@@ -67,6 +80,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{[]string{"--interface", "a"}, "colour = 1", "unknown setting"},
 		{[]string{"--interface", "a"}, "promote_after = \"x\"", "read configuration"},
 		{[]string{"--interface", "a"}, "[policy]\nmax_apps = 1000", "policy.max_apps"},
+		{[]string{"--interface", "a", "--sharing", "x"}, "", "sharing is \"x\""},
 		{nil, "[[interface]]\nname=\"a\"\n[[interface]]\nname=\"a\"", "named twice"},
 	} {
 		args := c.args
@@ -111,7 +125,7 @@ func TestExampleHasTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Interfaces = []Interface{{Name: "eth0"}}
+	want.Interfaces = []Interface{{Name: "eth0", Sharing: SharingAuto}}
 	// Empty lists are as good as none.
 	c.Policy.Uids, c.Policy.ExcludePorts, c.Policy.ExcludeNetworks = nil, nil, nil
 	if !reflect.DeepEqual(c, want) {

@@ -51,6 +51,7 @@ var kinds = map[abi.MsgType]struct{ size, fds int }{
 	abi.MsgTypeReinject:      {binary.Size(abi.MsgSlot{}), 0},
 	abi.MsgTypeDemoteForeign: {binary.Size(abi.MsgSlot{}), 1},
 	abi.MsgTypeTap:           {binary.Size(abi.MsgSlot{}), 0},
+	abi.MsgTypeRingsReady:    {binary.Size(abi.MsgSlot{}), 0},
 }
 
 // Decode checks and reads one packet. Its descriptors stay the caller's if

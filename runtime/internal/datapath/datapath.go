@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
@@ -35,6 +36,7 @@ type Device struct {
 	MAC            net.HardwareAddr
 	Port           uint32
 	VerifyChecksum bool
+	Sharing        config.Sharing
 	// Usable is false while the device is down, gone or changed so that
 	// the programs cannot serve it, or without our program.
 	Usable bool
@@ -99,7 +101,7 @@ func Open(c *config.Config, log *slog.Logger) (d *DataPath, err error) {
 }
 
 func (d *DataPath) attach(i config.Interface, port uint32) error {
-	device := &Device{Name: i.Name, Port: port, VerifyChecksum: i.VerifyChecksum}
+	device := &Device{Name: i.Name, Port: port, VerifyChecksum: i.VerifyChecksum, Sharing: i.Sharing}
 	if err := d.serve(device); err != nil {
 		return err
 	}
@@ -166,20 +168,29 @@ func (d *DataPath) Device(ifindex int) (Device, bool) {
 // AttachTap puts the egress program on a tap; the calling thread is in the
 // tap's namespace. The pin keeps it there if the daemon dies.
 func (d *DataPath) AttachTap(ifindex int, name string) (link.Link, error) {
-	l, err := link.AttachXDP(link.XDPOptions{Program: d.Egress, Interface: ifindex, Flags: link.XDPDriverMode})
+	return d.attachPrivate(d.Egress, ifindex, tapPin+name)
+}
+
+// AttachRelay does the same for the far end of a veth pair.
+func (d *DataPath) AttachRelay(ifindex int, name string) (link.Link, error) {
+	return d.attachPrivate(d.Relay, ifindex, relayPin+name)
+}
+
+func (d *DataPath) attachPrivate(program *ebpf.Program, ifindex int, pin string) (link.Link, error) {
+	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: ifindex, Flags: link.XDPDriverMode})
 	if err != nil {
-		return nil, fmt.Errorf("attach egress program in native mode: %w", err)
+		return nil, fmt.Errorf("attach %v in native mode: %w", program, err)
 	}
-	if err := d.pins.pin(l, tapPin+name); err != nil {
+	if err := d.pins.pin(l, pin); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
-// ReleaseTap forgets the link of a tap that is gone.
-func (d *DataPath) ReleaseTap(l link.Link) {
+// Release forgets the link of a private device that is gone.
+func (d *DataPath) Release(l link.Link) {
 	if err := errors.Join(l.Unpin(), l.Close()); err != nil {
-		d.log.Warn("tap's link not released", "error", err)
+		d.log.Warn("link of a private device not released", "error", err)
 	}
 }
 

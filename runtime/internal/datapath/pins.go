@@ -18,6 +18,7 @@ const (
 	tracePin  = "redirect-err"
 	devicePin = "device-"
 	tapPin    = "tap-"
+	relayPin  = "relay-"
 )
 
 // pinDir is a locked directory on a BPF file system.
@@ -61,7 +62,8 @@ func openPinDir(path string, log *slog.Logger) (*pinDir, error) {
 }
 
 func ours(name string) bool {
-	return name == tracePin || strings.HasPrefix(name, devicePin) || strings.HasPrefix(name, tapPin)
+	return name == tracePin || strings.HasPrefix(name, devicePin) || strings.HasPrefix(name, tapPin) ||
+		strings.HasPrefix(name, relayPin)
 }
 
 func (p *pinDir) pin(l link.Link, name string) error {

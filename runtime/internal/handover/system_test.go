@@ -39,7 +39,9 @@ type host struct {
 	stop    func()
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t *testing.T) *host { return newHostSharing(t, config.SharingAuto) }
+
+func newHostSharing(t *testing.T, sharing config.Sharing) *host {
 	t.Helper()
 	testnet.Require(t)
 	dir := t.TempDir()
@@ -47,7 +49,7 @@ func newHost(t *testing.T) *host {
 	h := &host{wire: newWire(t), runDir: dir}
 	c := config.Default()
 	c.RunDir, c.PinDir = dir, filepath.Join(dir, "pins")
-	c.Interfaces = []config.Interface{{Name: "here"}}
+	c.Interfaces = []config.Interface{{Name: "here", Sharing: sharing}}
 	log := slog.New(slog.NewTextHandler(testLog{t}, nil))
 	path, err := datapath.Open(&c, log)
 	must(t, err)
@@ -386,7 +388,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestOneApplicationPerDevice(t *testing.T) {
-	h := newHost(t)
+	h := newHostSharing(t, config.SharingNever)
 	first, second := newLibrary(t, h.runDir), newLibrary(t, h.runDir)
 	ours, peer := h.dial(t, false)
 	exchange(t, ours, peer, 100)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package taps makes the tap devices that applications send by. All of them
-// live in one private network namespace that nobody else can enter: a frame
+// Package taps makes the devices of the applications: the taps that they send by,
+// and the veth pairs that shared rings lie behind. All of them live in one private network namespace that nobody else can enter: a frame
 // that escapes the egress program meets no host stack that could forward it,
 // no user can open a tap by name, and an ifindex means one tap only.
 package taps
@@ -136,6 +136,53 @@ func (s *Space) create(t *Tap, attach func(ifindex int) error) error {
 	return nil
 }
 
+// Pair is a veth pair of the private namespace, with one queue: what is sent to
+// the near end arrives at the far one.
+type Pair struct {
+	Near, Far int // ifindex
+}
+
+// CreatePair makes a pair and calls use in the namespace when both ends are up;
+// an error of use undoes it. The pair exists until it is deleted by its near end,
+// or as long as somebody holds the namespace.
+func (s *Space) CreatePair(name string, mtu int, use func(name string, p Pair) error) (Pair, error) {
+	var p Pair
+	err := s.do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.NumRxQueues, attrs.NumTxQueues = name, mtu, 1, 1
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "f", PeerMTU: uint32(mtu), PeerNumRxQueues: 1, PeerNumTxQueues: 1}
+		if err := s.links.LinkAdd(veth); err != nil {
+			return err
+		}
+		err := s.openPair(veth, &p)
+		if err == nil {
+			err = use(name, p)
+		}
+		if err != nil {
+			return errors.Join(err, s.links.LinkDel(veth))
+		}
+		return nil
+	})
+	if err != nil {
+		return p, fmt.Errorf("create veth pair %s: %w", name, err)
+	}
+	return p, nil
+}
+
+func (s *Space) openPair(veth *netlink.Veth, p *Pair) error {
+	for name, ifindex := range map[string]*int{veth.Name: &p.Near, veth.PeerName: &p.Far} {
+		link, err := s.links.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", name, err)
+		}
+		if err := s.links.LinkSetUp(link); err != nil {
+			return fmt.Errorf("set up %s: %w", name, err)
+		}
+		*ifindex = link.Attrs().Index
+	}
+	return nil
+}
+
 // Delete removes the device even if somebody made it persistent or still
 // holds its descriptor.
 func (s *Space) Delete(ifindex int) error {
@@ -145,10 +192,10 @@ func (s *Space) Delete(ifindex int) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("find tap %d: %w", ifindex, err)
+			return fmt.Errorf("find private device %d: %w", ifindex, err)
 		}
 		if err := s.links.LinkDel(link); err != nil {
-			return fmt.Errorf("delete tap %d: %w", ifindex, err)
+			return fmt.Errorf("delete private device %d: %w", ifindex, err)
 		}
 		return nil
 	})

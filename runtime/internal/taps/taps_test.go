@@ -74,3 +74,44 @@ func TestDeleteRemovesAPersistentTap(t *testing.T) {
 		t.Errorf("a second time: %v", err)
 	}
 }
+
+func TestPairLivesInThePrivateNamespaceOnly(t *testing.T) {
+	s := newSpace(t)
+	used := Pair{}
+	pair, err := s.CreatePair("etran-pair", 1792, func(_ string, p Pair) error { used = p; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used != pair || pair.Near == 0 || pair.Far == 0 {
+		t.Errorf("used %+v, made %+v", used, pair)
+	}
+	if _, err := net.InterfaceByName("etran-pair"); err == nil {
+		t.Error("the pair can be seen from outside")
+	}
+	for _, ifindex := range []int{pair.Near, pair.Far} {
+		link, err := s.links.LinkByIndex(ifindex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := link.Attrs(); a.MTU != 1792 || a.Flags&net.FlagUp == 0 || a.NumRxQueues != 1 {
+			t.Errorf("end %+v", a)
+		}
+	}
+	if err := s.Delete(pair.Far); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.links.LinkByIndex(pair.Near); err == nil {
+		t.Error("the near end is still there")
+	}
+}
+
+func TestFailedUseLeavesNoPair(t *testing.T) {
+	s := newSpace(t)
+	boom := errors.New("boom")
+	if _, err := s.CreatePair("etran-pair", 1500, func(string, Pair) error { return boom }); !errors.Is(err, boom) {
+		t.Fatalf("error %v", err)
+	}
+	if _, err := s.links.LinkByName("etran-pair"); err == nil {
+		t.Error("the pair is still there")
+	}
+}

@@ -42,11 +42,11 @@ func (f *Frame) Payload() []byte {
 	return f.Data[from:to]
 }
 
-// Produced is how many frames a queue's ring has shown since it began, modulo
+// Produced is how many frames a socket's ring has shown since it began, modulo
 // 2^32.
-func (s *Set) Produced(queue int) uint32 { return s.rings[queue].producer() }
+func (s *Set) Produced(socket int) uint32 { return s.Sockets[socket].rx.producer() }
 
-// Peek copies the frames of a slot's generation that a queue's ring holds and
+// Peek copies the frames of a slot's generation that a socket's ring holds and
 // the library has not taken.
 //
 // The library publishes its consumer index after it has stored what it took,
@@ -54,8 +54,8 @@ func (s *Set) Produced(queue int) uint32 { return s.rings[queue].producer() }
 // behind the index after it was copied was whole; one that is behind it, then
 // or at the beginning, is in the library's buffers for whoever looks there
 // next.
-func (s *Set) Peek(queue int, slot uint16, generation uint32) ([]Frame, error) {
-	r := &s.rings[queue]
+func (s *Set) Peek(socket int, slot uint16, generation uint32) ([]Frame, error) {
+	r := &s.Sockets[socket].rx
 	at, end := r.consumer(), r.producer()
 	if end-at > r.size {
 		return nil, ErrRing

@@ -9,7 +9,6 @@ package xsk
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +21,6 @@ const (
 	// The kernel wants a completion ring although nothing is ever sent.
 	completionSize = 64
 
-	// After a process that had the queue was killed, the kernel unbinds its
-	// sockets from a work queue only.
 	bindPatience = time.Second
 	bindRetry    = 10 * time.Millisecond
 )
@@ -31,31 +28,36 @@ const (
 // ErrQueueBusy means that another program's socket is bound to a queue.
 var ErrQueueBusy = errors.New("another AF_XDP socket has the queue")
 
-// Set is one application's frame memory and its socket on each queue of a
-// device, in the order of the queues.
+// Fill is the number of entries of each fill ring: as many as there are
+// descriptors for.
+const Fill = abi.RingSize
+
+// Set is one application's frame memory and its sockets over it.
 type Set struct {
 	Umem    int // memfd
 	Frames  uint32
-	Fill    uint32 // entries of each fill ring
-	Sockets []int
+	Sockets []Socket
 	mem     []byte
-	rings   []ring // of Sockets, only to be looked at
 }
 
-// Open makes the memory and binds a socket to every receive queue.
-func Open(ifindex, queues int) (*Set, error) {
-	s := &Set{Umem: -1, Frames: pow2(abi.RingSize*uint32(queues) + abi.StashSize)}
-	s.Fill = pow2((s.Frames + uint32(queues) - 1) / uint32(queues))
-	if err := s.open(ifindex, queues); err != nil {
+// Socket is bound to one queue of one device.
+type Socket struct {
+	Fd   int
+	Ring uint32 // of the application, see ETRAN_MAX_RINGS
+	rx   ring   // only to be looked at
+}
+
+// Open makes the memory for a device's queues and a shared ring.
+func Open(queues int) (*Set, error) {
+	s := &Set{Umem: -1, Frames: abi.RingSize*uint32(queues+1) + abi.StashSize}
+	if err := s.open(); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func pow2(n uint32) uint32 { return 1 << bits.Len32(n-1) }
-
-func (s *Set) open(ifindex, queues int) error {
+func (s *Set) open() error {
 	size := int(s.Frames) * abi.FrameSize
 	var err error
 	if s.Umem, err = arena.SealedMemfd("etran-umem", int64(size)); err != nil {
@@ -65,29 +67,44 @@ func (s *Set) open(ifindex, queues int) error {
 	if err != nil {
 		return fmt.Errorf("map %d octets of frame memory: %w", size, err)
 	}
-	for queue := range queues {
-		fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("create AF_XDP socket: %w", err)
-		}
-		s.Sockets = append(s.Sockets, fd)
-		if err := s.configure(fd, queue == 0); err != nil {
-			return err
-		}
-		if err := s.bind(fd, ifindex, queue); err != nil {
-			return fmt.Errorf("bind AF_XDP socket to queue %d of interface %d: %w", queue, ifindex, err)
-		}
-		r, err := mapRing(fd, abi.RingSize)
-		if err != nil {
-			return fmt.Errorf("map the receive ring of queue %d: %w", queue, err)
-		}
-		s.rings = append(s.rings, r)
-	}
 	return nil
 }
 
-func (s *Set) configure(fd int, first bool) error {
-	if first {
+// Bind makes a socket for one of the application's rings and binds it to a
+// receive queue of a device, which is in the calling thread's network namespace.
+// The sockets may be in different ones.
+func (s *Set) Bind(ifindex, queue int, number uint32) (Socket, error) {
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return Socket{}, fmt.Errorf("create AF_XDP socket: %w", err)
+	}
+	socket := Socket{Fd: fd, Ring: number}
+	if err = s.configure(fd); err == nil {
+		err = s.bind(fd, ifindex, queue)
+	}
+	if err == nil {
+		socket.rx, err = mapRing(fd, abi.RingSize)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return Socket{}, fmt.Errorf("AF_XDP socket for queue %d of interface %d: %w", queue, ifindex, err)
+	}
+	s.Sockets = append(s.Sockets, socket)
+	return socket, nil
+}
+
+// Trim closes the sockets beyond the first n, which must be unused. The first
+// socket of all holds the memory.
+func (s *Set) Trim(n int) {
+	for _, socket := range s.Sockets[n:] {
+		_ = unix.Munmap(socket.rx.mem) // mapped by Bind, cannot fail
+		unix.Close(socket.Fd)
+	}
+	s.Sockets = s.Sockets[:n]
+}
+
+func (s *Set) configure(fd int) error {
+	if len(s.Sockets) == 0 {
 		if err := registerUmem(fd, s.mem, abi.FrameSize); err != nil {
 			return fmt.Errorf("register frame memory: %w", err)
 		}
@@ -97,7 +114,7 @@ func (s *Set) configure(fd int, first bool) error {
 		option  int
 		entries uint32
 	}{
-		{"fill", unix.XDP_UMEM_FILL_RING, s.Fill},
+		{"fill", unix.XDP_UMEM_FILL_RING, Fill},
 		{"completion", unix.XDP_UMEM_COMPLETION_RING, completionSize},
 		{"receive", unix.XDP_RX_RING, abi.RingSize},
 	} {
@@ -110,22 +127,29 @@ func (s *Set) configure(fd int, first bool) error {
 
 func (s *Set) bind(fd, ifindex, queue int) error {
 	addr := &unix.SockaddrXDP{Ifindex: uint32(ifindex), QueueID: uint32(queue)}
-	if queue == 0 {
+	if len(s.Sockets) == 0 {
 		addr.Flags = unix.XDP_COPY | unix.XDP_USE_NEED_WAKEUP
 	} else {
 		// The flags of the first socket hold for all that share its memory.
 		addr.Flags = unix.XDP_SHARED_UMEM
-		addr.SharedUmemFD = uint32(s.Sockets[0])
+		addr.SharedUmemFD = uint32(s.Sockets[0].Fd)
 	}
-	for deadline := time.Now().Add(bindPatience); ; {
-		err := unix.Bind(fd, addr)
-		if err != unix.EBUSY {
+	err := unix.Bind(fd, addr)
+	if err == unix.EBUSY {
+		return ErrQueueBusy
+	}
+	return err
+}
+
+// Patiently calls bind, which calls Bind, again while a queue is busy: after a
+// process that had it was killed, the kernel unbinds its sockets from a work
+// queue only.
+func Patiently(bind func() error) error {
+	for deadline := time.Now().Add(bindPatience); ; time.Sleep(bindRetry) {
+		err := bind()
+		if !errors.Is(err, ErrQueueBusy) || time.Now().After(deadline) {
 			return err
 		}
-		if time.Now().After(deadline) {
-			return ErrQueueBusy
-		}
-		time.Sleep(bindRetry)
 	}
 }
 
@@ -140,17 +164,12 @@ func (s *Set) Frame(addr uint64, length uint32) (frame []byte, ok bool) {
 
 // Close closes the daemon's descriptors and mapping.
 func (s *Set) Close() {
-	for _, r := range s.rings {
-		_ = unix.Munmap(r.mem) // mapped by open, cannot fail
-	}
-	for _, fd := range s.Sockets {
-		unix.Close(fd)
-	}
+	s.Trim(0)
 	if s.mem != nil {
 		_ = unix.Munmap(s.mem) // mapped by open, cannot fail
 	}
 	if s.Umem >= 0 {
 		unix.Close(s.Umem)
 	}
-	s.Sockets, s.rings, s.mem, s.Umem = nil, nil, nil, -1
+	s.mem, s.Umem = nil, -1
 }

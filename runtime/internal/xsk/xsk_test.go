@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/taps"
 )
 
 func veth(t *testing.T, queues int) int {
@@ -38,22 +39,73 @@ func veth(t *testing.T, queues int) int {
 	return link.Attrs().Index
 }
 
-func TestOpenOnEveryQueue(t *testing.T) {
+// open makes a set with a socket on every queue of a device.
+func open(ifindex, queues int) (*Set, error) {
+	s, err := Open(queues)
+	if err != nil {
+		return nil, err
+	}
+	for queue := range queues {
+		if _, err := s.Bind(ifindex, queue, uint32(queue)); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func TestBindEveryQueue(t *testing.T) {
 	for _, queues := range []int{1, 2, 3} {
 		t.Run(fmt.Sprint(queues), func(t *testing.T) {
 			ifindex := veth(t, queues)
-			s, err := Open(ifindex, queues)
+			s, err := open(ifindex, queues)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			if len(s.Sockets) != queues || int(s.Fill)*queues < int(s.Frames) {
-				t.Errorf("%d sockets, %d frames, fill rings of %d", len(s.Sockets), s.Frames, s.Fill)
+			if len(s.Sockets) != queues || s.Frames < uint32(queues+1)*abi.RingSize {
+				t.Errorf("%d sockets, %d frames", len(s.Sockets), s.Frames)
 			}
-			if _, err := Open(ifindex, queues); !errors.Is(err, ErrQueueBusy) {
+			if _, err := open(ifindex, queues); !errors.Is(err, ErrQueueBusy) {
 				t.Errorf("a second set on the queues: %v", err)
 			}
 		})
+	}
+}
+
+// One memory serves sockets on devices in different network namespaces.
+func TestBindInTwoNamespaces(t *testing.T) {
+	ifindex := veth(t, 2)
+	space, err := taps.NewSpace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer space.Close()
+	s, err := Open(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	pair, err := space.CreatePair("etxsk", 1500, func(_ string, p taps.Pair) error {
+		_, err := s.Bind(p.Far, 0, abi.SharedRing)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer space.Delete(pair.Near)
+	for queue := range 2 {
+		if _, err := s.Bind(ifindex, queue, uint32(queue)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Trim(1)
+	err = Patiently(func() error {
+		_, err := s.Bind(ifindex, 0, 0)
+		return err
+	})
+	if err != nil {
+		t.Errorf("again: %v", err)
 	}
 }
 

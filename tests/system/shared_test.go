@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package system
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/etran-go/etran/runtime/adminapi"
+	"github.com/etran-go/etran/tests/internal/testbed"
+)
+
+// A pair of programs, a server on host B and a client on host A, that send each
+// other streams and check every byte.
+type streamPair struct {
+	server, client *testbed.Process
+	out            [2]bytes.Buffer // of server and client
+}
+
+// uids are users who share host B.
+var uids = []uint32{65534, 1000, 0}
+
+// startPair starts pair number i.
+func startPair(t *testing.T, tb *testbed.Testbed, i int, etran bool, args ...string) *streamPair {
+	t.Helper()
+	args = append([]string{program(t, "streams"), "--port", strconv.Itoa(7000 + i),
+		"--connections", "4", "--rate", "1000000"}, args...)
+	p := &streamPair{}
+	p.server = start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"),
+		Etran: true, UID: uids[i%len(uids)], CPUs: []int{serverCPU}, Stdout: &p.out[0]})
+	time.Sleep(300 * time.Millisecond)
+	p.client = start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB),
+		Etran: etran, UID: uids[i%len(uids)], CPUs: []int{clientCPU}, Stdout: &p.out[1]})
+	return p
+}
+
+// check waits for both programs and compares what they sent and received.
+func (p *streamPair) check(t *testing.T, tb *testbed.Testbed) {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			explain(t, tb.B)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var ends [2]streamed
+	for i, process := range []*testbed.Process{p.server, p.client} {
+		if err := process.Wait(ctx); err != nil {
+			t.Errorf("%s: %v", [2]string{"server", "client"}[i], err)
+		}
+		if err := json.Unmarshal(p.out[i].Bytes(), &ends[i]); err != nil {
+			t.Fatalf("printed %q: %v", p.out[i].Bytes(), err)
+		}
+		ends[i].check(t, [2]string{"server", "client"}[i])
+	}
+	if ends[0].Sent != ends[1].Received || ends[1].Sent != ends[0].Received {
+		t.Errorf("server %+v, client %+v: the counts differ", ends[0], ends[1])
+	}
+}
+
+// explain logs what a daemon knows.
+func explain(t *testing.T, h *testbed.Host) {
+	t.Helper()
+	if ss, err := h.Admin().SS(context.Background()); err == nil {
+		for _, c := range ss.Conns {
+			t.Logf("%+v", c)
+		}
+	}
+	t.Logf("%+v", *stats(t, h))
+	log, err := os.ReadFile(h.LogFile())
+	t.Logf("%s %v", log, err)
+}
+
+// rings is how each application of a host receives, by process.
+func rings(t *testing.T, h *testbed.Host) map[int]string {
+	t.Helper()
+	s, err := h.Admin().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[int]string{}
+	for _, a := range s.Apps {
+		m[a.Pid] = a.Rings
+	}
+	return m
+}
+
+// fastIn is what each process of a host has received on the fast path.
+func fastIn(t *testing.T, h *testbed.Host) map[int]uint64 {
+	t.Helper()
+	ss, err := h.Admin().SS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[int]uint64{}
+	for _, c := range ss.Conns {
+		if c.Path == adminapi.PathFast {
+			m[c.Pid] += c.FastBytesIn
+		}
+	}
+	return m
+}
+
+// awaitFastOctets waits until every process has received n more octets on the fast path.
+func awaitFastOctets(t *testing.T, h *testbed.Host, n uint64, processes ...*testbed.Process) {
+	t.Helper()
+	before := fastIn(t, h)
+	await(t, "fast path for every application", func() bool {
+		now := fastIn(t, h)
+		for _, p := range processes {
+			if now[p.Pid()] < before[p.Pid()]+n {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// countRings counts the applications that receive so.
+func countRings(m map[int]string, how string) int {
+	n := 0
+	for _, r := range m {
+		if r == how {
+			n++
+		}
+	}
+	return n
+}
+
+// Three applications of three users on one interface, all on the fast path; the
+// peers are on kernel TCP or share host A's interface in the same way.
+func TestThreeApplicationsShareAnInterface(t *testing.T) {
+	for _, c := range []struct {
+		sharing string
+		direct  int
+	}{{"auto", 1}, {"always", 0}} {
+		for _, client := range []bool{false, true} {
+			t.Run(c.sharing+"/"+path(client), func(t *testing.T) {
+				tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", c.sharing}})
+				var pairs []*streamPair
+				for i := range uids {
+					pairs = append(pairs, startPair(t, tb, i, client, "--seconds", "6"))
+				}
+				hosts := []*testbed.Host{tb.B}
+				awaitFastOctets(t, tb.B, 1<<20, pairs[0].server, pairs[1].server, pairs[2].server)
+				if client {
+					hosts = append(hosts, tb.A)
+					awaitFastOctets(t, tb.A, 1<<20, pairs[0].client, pairs[1].client, pairs[2].client)
+				}
+				for _, h := range hosts {
+					r := rings(t, h)
+					if d, s := countRings(r, adminapi.RingsDirect), countRings(r, adminapi.RingsShared); d != c.direct || s != 3-c.direct {
+						t.Errorf("host %s: rings %v", h.Name, r)
+					}
+				}
+				for _, p := range pairs {
+					p.check(t, tb)
+				}
+				report(t, tb, streamed{}, 3)
+			})
+		}
+	}
+}
+
+func dialRaw(t *testing.T, h *testbed.Host, address string) net.Conn {
+	t.Helper()
+	var c net.Conn
+	err := h.Do(func() (err error) {
+		c, err = net.DialTimeout("tcp", address, 2*time.Second)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// feed keeps a connection to a bad neighbour busy: it sends without end, and
+// throws away what comes back.
+func feed(t *testing.T, h *testbed.Host, address string) {
+	t.Helper()
+	c := dialRaw(t, h, address)
+	go func() { _, _ = io.Copy(io.Discard, c) }()
+	go func() {
+		piece := make([]byte, 1000)
+		for {
+			if _, err := c.Write(piece); err != nil {
+				return
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	}()
+}
+
+// startRogue starts a bad neighbour as user 65534 on host B and waits until it
+// is on the fast path.
+func startRogue(t *testing.T, tb *testbed.Testbed, what string) (p *testbed.Process, out *syncBuffer) {
+	t.Helper()
+	out = &syncBuffer{}
+	p = start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "2", what},
+		Etran: true, UID: 65534, CPUs: []int{serverCPU}, Stdout: out})
+	time.Sleep(300 * time.Millisecond)
+	feed(t, tb.A, testbed.WireB+":7900")
+	awaitFastOctets(t, tb.B, 10<<10, p)
+	return p, out
+}
+
+// syncBuffer is a buffer that can be read while a program writes to it.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// One application misbehaves, whether it has direct or shared rings; the others'
+// transfers stay intact and fast.
+func TestBadNeighbour(t *testing.T) {
+	announced := func(t *testing.T, p *testbed.Process, out *syncBuffer) {
+		await(t, "announcement", func() bool { return strings.Contains(out.String(), "\n") })
+	}
+	signal := func(s syscall.Signal) func(*testing.T, *testbed.Process, *syncBuffer) {
+		return func(t *testing.T, p *testbed.Process, _ *syncBuffer) {
+			if err := syscall.Kill(p.Pid(), s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name, what string
+		misbehave  func(*testing.T, *testbed.Process, *syncBuffer)
+		drops      string // a reason that its frames are dropped for
+	}{
+		{"stops reading", "idle", announced, ""},
+		{"floods its tap", "flood", announced, "tx_malformed"},
+		{"spoils its rings", "rings", announced, "redirect_rx"},
+		{"stopped", "idle", signal(syscall.SIGSTOP), ""},
+		{"killed", "idle", signal(syscall.SIGKILL), ""},
+	} {
+		for _, sharing := range []string{"auto", "always"} {
+			t.Run(c.name+"/"+sharing, func(t *testing.T) {
+				tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", sharing}})
+				rogue, out := startRogue(t, tb, c.what) // first: direct, if there is such
+				var good []*streamPair
+				for i := range 2 {
+					good = append(good, startPair(t, tb, i+1, false, "--seconds", "15"))
+				}
+				awaitFastOctets(t, tb.B, 64<<10, good[0].server, good[1].server)
+				before := stats(t, tb.B)
+				c.misbehave(t, rogue, out)
+				awaitFastOctets(t, tb.B, 1<<19, good[0].server, good[1].server)
+				for _, p := range good {
+					p.check(t, tb)
+				}
+				if c.drops != "" {
+					await(t, c.drops, func() bool { return stats(t, tb.B).Drops[c.drops] > before.Drops[c.drops] })
+				}
+				t.Logf("rogue said %q; drops %v", out.String(), stats(t, tb.B).Drops)
+			})
+		}
+	}
+}
+
+// The application with the device's queues dies under load: one with a shared
+// ring gets them, its connections' frames change their way, and nothing is lost.
+func TestSharedBecomesDirect(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		t.Run(path(client), func(t *testing.T) {
+			tb := testbed.ForTest(t, testbed.Options{})
+			holder, _ := startRogue(t, tb, "idle")
+			if r := rings(t, tb.B)[holder.Pid()]; r != adminapi.RingsDirect {
+				t.Fatalf("the first application's rings are %q", r)
+			}
+			heir := startPair(t, tb, 1, client, "--seconds", "10", "--rate", "8000000")
+			awaitFastOctets(t, tb.B, 1<<20, heir.server)
+			if r := rings(t, tb.B)[heir.server.Pid()]; r != adminapi.RingsShared {
+				t.Fatalf("the second application's rings are %q", r)
+			}
+			if err := syscall.Kill(holder.Pid(), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "queues for the second application", func() bool {
+				return rings(t, tb.B)[heir.server.Pid()] == adminapi.RingsDirect
+			})
+			moved := stats(t, tb.B)
+			awaitFastOctets(t, tb.B, 4<<20, heir.server)
+			heir.check(t, tb)
+			now := stats(t, tb.B)
+			if now.FastBytesIn-moved.FastBytesIn < 4<<20 {
+				t.Errorf("fast path in: %d octets since", now.FastBytesIn-moved.FastBytesIn)
+			}
+			log, err := os.ReadFile(tb.B.LogFile())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(log), `msg="application has the queues"`) || !strings.Contains(string(log), "connections=4") {
+				t.Errorf("no four connections moved; the daemon's log:\n%s", log)
+			}
+			report(t, tb, streamed{}, 4)
+		})
+	}
+}
+
+// echoes sends random pieces for some time and checks what comes back.
+func echoes(t *testing.T, c net.Conn, seconds float64) (octets int) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Duration(seconds * float64(time.Second))); time.Now().Before(end); {
+		sent, got := make([]byte, 1+rand.IntN(20000)), make([]byte, 20000)
+		for i := range sent {
+			sent[i] = byte(rand.Uint32())
+		}
+		if _, err := c.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, got[:len(sent)]); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(sent, got[:len(sent)]) {
+			t.Fatalf("%d octets came back changed", len(sent))
+		}
+		octets += len(sent)
+	}
+	return octets
+}
+
+// Shared rings outlive the daemon: the pair's namespace lives as long as the
+// application, the programs are pinned. The kernel's socket sleeps, so what comes
+// back comes by the fast path.
+func TestSharedRingsOutliveTheDaemon(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", "always"}})
+	echo := start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "3600", "idle"},
+		Etran: true, UID: 65534, CPUs: []int{serverCPU}})
+	time.Sleep(300 * time.Millisecond)
+	c := dialRaw(t, tb.A, testbed.WireB+":7900")
+	before := stats(t, tb.B)
+	echoes(t, c, 1)
+	if fast(t, tb.B, before) == 0 || rings(t, tb.B)[echo.Pid()] != adminapi.RingsShared {
+		t.Fatalf("rings %v", rings(t, tb.B))
+	}
+	if err := tb.B.StopDaemon(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if echoes(t, c, 3) == 0 {
+		t.Error("nothing came back")
+	}
+}
