@@ -6,8 +6,9 @@ JOBS ?= 2
 MAKEFLAGS += --no-print-directory
 
 # Go and C made from the eBPF sources; not committed.
-GENERATING := $(sort $(dir $(shell grep -ls '^//go:generate' c-abi/*.go bpf/*.go)))
-GENERATE_FROM := $(wildcard $(foreach dir,c-abi bpf, $(dir)/*.c $(dir)/*.h $(dir)/gen.go \
+EBPF_DIRS := c-abi bpf tests/middlebox
+GENERATING := $(sort $(dir $(shell grep -ls '^//go:generate' $(EBPF_DIRS:=/*.go))))
+GENERATE_FROM := $(wildcard $(foreach dir,$(EBPF_DIRS), $(dir)/*.c $(dir)/*.h $(dir)/gen.go \
 	$(dir)/*/*.h $(dir)/*/*/*.h $(dir)/internal/*/*.go))
 GENERATED := build/.generated
 
@@ -71,4 +72,4 @@ fmt:
 
 clean:
 	rm -rf build
-	rm -f $(foreach dir,c-abi bpf,$(dir)/*_bpfel.go $(dir)/*_bpfel.o $(dir)/*_bpfel_test.go)
+	rm -f $(foreach dir,$(EBPF_DIRS),$(dir)/*_bpfel.go $(dir)/*_bpfel.o $(dir)/*_bpfel_test.go)

@@ -88,6 +88,9 @@ func (h *Host) StartDaemon(ctx context.Context) error {
 		"--run-dir", h.RunDir,
 		"--pin-dir", h.tb.paths.pinDir(h.Name),
 		"--log-file", h.LogFile())
+	if h.tb.opts.Middlebox {
+		cmd.Args = append(cmd.Args, "--config", h.tb.paths.verifyConfig())
+	}
 	cmd.Args = append(cmd.Args, h.tb.opts.DaemonArgs...)
 	cmd.Stdout, cmd.Stderr = out, out
 	// A session of its own: the daemon outlives "testbed up", and a ^C in
@@ -180,7 +183,7 @@ const appStopTimeout = time.Second
 func clear(p paths) error {
 	var daemons []process
 	var spaces []string
-	for _, host := range []string{"A", "B"} {
+	for _, host := range []string{"A", "B", middleName} {
 		spaces = append(spaces, p.netns(host))
 		if proc, err := loadProcess(daemonFile(p.runDir(host))); err == nil {
 			daemons = append(daemons, proc)

@@ -172,9 +172,13 @@ func removeNamespace(path string) error {
 	return nil
 }
 
-// makeHosts makes the two namespaces.
-func makeHosts(p paths) error {
-	for _, host := range []string{"A", "B"} {
+// makeHosts makes the namespaces.
+func makeHosts(p paths, middlebox bool) error {
+	hosts := []string{"A", "B"}
+	if middlebox {
+		hosts = append(hosts, middleName)
+	}
+	for _, host := range hosts {
 		if err := makeNamespace(p.netns(host)); err != nil {
 			return err
 		}

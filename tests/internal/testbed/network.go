@@ -23,8 +23,18 @@ func (tb *Testbed) joinHosts(ctx context.Context) error {
 			return fmt.Errorf("preparing host %s: %w", h.Name, err)
 		}
 	}
-	for _, wire := range []string{WireInterface, PlainInterface} {
-		if err := tb.layWire(wire); err != nil {
+	wires := []wire{{"A", WireInterface, "B", WireInterface}, {"A", PlainInterface, "B", PlainInterface}}
+	if tb.opts.Middlebox {
+		wires[0] = wire{"A", WireInterface, middleName, middleToA}
+		wires = append(wires, wire{"B", WireInterface, middleName, middleToB})
+	}
+	for _, w := range wires {
+		if err := tb.layWire(w); err != nil {
+			return err
+		}
+	}
+	if tb.opts.Middlebox {
+		if err := tb.makeMiddlebox(); err != nil {
 			return err
 		}
 	}
@@ -59,28 +69,35 @@ func prepareStack() error {
 	return nil
 }
 
-// layWire makes a veth pair with one end on each host.
-func (tb *Testbed) layWire(name string) error {
+// wire is a veth pair: where its ends are and what they are called.
+type wire struct{ host, name, peerHost, peerName string }
+
+// layWire makes a veth pair.
+func (tb *Testbed) layWire(w wire) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
+	attrs.Name = w.name
 	attrs.MTU = tb.opts.MTU
 	attrs.NumRxQueues = tb.opts.Queues
 	attrs.NumTxQueues = tb.opts.Queues
 
-	peerNS, err := os.Open(tb.paths.netns("B"))
+	h, err := tb.Host(w.host)
 	if err != nil {
-		return fmt.Errorf("opening host B's namespace: %w", err)
+		return err
+	}
+	peerNS, err := os.Open(tb.paths.netns(w.peerHost))
+	if err != nil {
+		return fmt.Errorf("opening the namespace of %s: %w", w.peerHost, err)
 	}
 	defer peerNS.Close()
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName = name
+	veth.PeerName = w.peerName
 	veth.PeerNamespace = netlink.NsFd(int(peerNS.Fd()))
 	veth.PeerMTU = uint32(tb.opts.MTU)
 	veth.PeerNumRxQueues = uint32(tb.opts.Queues)
 	veth.PeerNumTxQueues = uint32(tb.opts.Queues)
-	if err := tb.A.Do(func() error { return netlink.LinkAdd(veth) }); err != nil {
+	if err := h.Do(func() error { return netlink.LinkAdd(veth) }); err != nil {
 		return fmt.Errorf("making the veth pair %s (MTU %d, %d queues): %w",
-			name, tb.opts.MTU, tb.opts.Queues, err)
+			w.name, tb.opts.MTU, tb.opts.Queues, err)
 	}
 	return nil
 }
@@ -108,7 +125,14 @@ func (h *Host) configureInterfaces() error {
 	// A veth accepts redirected frames only if its other end polls, which
 	// it does with an XDP program or with GRO. Without GRO a host that has
 	// no daemon could not be the peer of one that has.
-	return enableGRO(WireInterface)
+	if err := setOffload(WireInterface, ethtoolSetGRO, 1); err != nil {
+		return err
+	}
+	if !h.tb.opts.Middlebox {
+		return nil
+	}
+	// Only a whole checksum notices what the middlebox changes.
+	return setOffload(WireInterface, ethtoolSetTxChecksum, 0)
 }
 
 // neighbourTimeout is far above what a resolution takes on a veth.

@@ -7,6 +7,9 @@
 //	wire    10.77.0.1/24 ─────────── 10.77.0.2/24   eTran's
 //	plain   10.78.0.1/24 ─────────── 10.78.0.2/24   never sees XDP
 //
+// The wire can lead through a third namespace, M, with a middlebox that makes
+// faults.
+//
 // Only the network namespace differs between the hosts; files, processes and
 // /sys/fs/bpf are the machine's. That is why the hosts are entered with setns
 // and not with "ip netns exec", which also gives its command a new mount
@@ -29,6 +32,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/etran-go/etran/tests/middlebox"
 )
 
 // DefaultName is the name of the testbed that the command line tool makes.
@@ -59,6 +64,11 @@ type Options struct {
 	Queues int
 	// NoDaemon leaves the hosts without an etrand.
 	NoDaemon bool
+	// Middlebox lets the wire lead through a middlebox, a good one until
+	// [Testbed.SetFaults] is called. The hosts then send frames with whole
+	// checksums, and their daemons verify them. It lasts as long as this
+	// process.
+	Middlebox bool
 	// DaemonArgs are further arguments of both daemons.
 	DaemonArgs []string
 	// BuildDir is where etrand, etran and libetran.so are. If empty, the
@@ -77,6 +87,10 @@ type Testbed struct {
 	opts  Options
 	paths paths
 	lock  *os.File // nil for a handle made by Open
+
+	// The middlebox and a thread in its namespace; nil if there is none.
+	middle       *middlebox.Middlebox
+	middleWorker *namespaceWorker
 
 	closeOnce sync.Once
 	closeErr  error
@@ -201,7 +215,7 @@ func (tb *Testbed) build(ctx context.Context) error {
 	if err := os.MkdirAll(tb.paths.state, 0o755); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
-	if err := makeHosts(tb.paths); err != nil {
+	if err := makeHosts(tb.paths, tb.opts.Middlebox); err != nil {
 		return err
 	}
 	if err := tb.openHosts(); err != nil {
@@ -209,6 +223,11 @@ func (tb *Testbed) build(ctx context.Context) error {
 	}
 	if err := tb.joinHosts(ctx); err != nil {
 		return err
+	}
+	if tb.opts.Middlebox {
+		if err := tb.writeVerifyConfig(); err != nil {
+			return err
+		}
 	}
 	if tb.opts.NoDaemon {
 		return nil
@@ -274,6 +293,7 @@ func (tb *Testbed) close(remove bool) error {
 	for _, h := range tb.hosts() {
 		errs = append(errs, h.leave())
 	}
+	errs = append(errs, tb.closeMiddlebox())
 	if tb.lock != nil {
 		if remove {
 			errs = append(errs, clear(tb.paths))

@@ -109,7 +109,7 @@ func holdTestbed() error {
 func checkGone(t *testing.T) {
 	t.Helper()
 	p := pathsOf(ownName)
-	for _, path := range []string{p.state, p.pins, p.netns("A"), p.netns("B")} {
+	for _, path := range []string{p.state, p.pins, p.netns("A"), p.netns("B"), p.netns(middleName)} {
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
 			t.Errorf("%s is left (%v)", path, err)
 		}
