@@ -6,6 +6,7 @@
  * dispatches on the connection's transport.
  */
 #include "control.h"
+#include "csum.h"
 #include "egress.h"
 #include "egress_tcp.h"
 #include "ingress.h"
@@ -29,6 +30,8 @@ int ingress(struct xdp_md *ctx)
 	conn = bpf_map_lookup_elem(&conns, &index);
 	if (!conn || conn->state == ETRAN_FLOW_NONE)
 		return XDP_PASS;
+	if (!ipv4_checksum_ok(ctx, &frame))
+		return XDP_PASS; /* the kernel drops and counts it */
 	switch (conn->transport) {
 	case ETRAN_TRANSPORT_TCP:
 		return tcp_ingress(ctx, &frame, conn, index);

@@ -346,17 +346,22 @@ static __always_inline void tcp_active(struct tcp_input *in)
 }
 
 /*
- * Caught whole and unjudged: the library or the kernel will see. Payload ends
- * are remembered so that the library can acknowledge what it takes from here.
+ * Caught whole: the library or the kernel will judge, but neither can know any
+ * more whether the checksum was right. Payload ends are remembered so that the
+ * library can acknowledge what it takes from here.
  */
 static __always_inline void tcp_hold(struct tcp_input *in)
 {
 	struct etran_conn *conn = in->conn;
 
+	if (in->seg->fault) {
+		tcp_drop(in, in->seg->fault);
+		return;
+	}
 	if (!tcp_deliver_whole(in, ETRAN_RX_HELD))
 		return;
 	conn->held++;
-	if (!in->seg->fault && in->seg->length)
+	if (in->seg->length)
 		conn->rcv_high = seq_max(conn->rcv_high, in->seg->end);
 }
 

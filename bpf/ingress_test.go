@@ -32,6 +32,8 @@ func TestNotOurs(t *testing.T) {
 		"cut in VLAN":       but(func(s *tcp) { s.vlan = 7 })[:16],
 		"two tags":          func() []byte { f := but(func(s *tcp) { s.vlan = 7 }); f[16], f[17] = 0x81, 0; return f }(),
 		"multicast address": but(func(s *tcp) { s.dmac = [6]byte{1, 0, 0x5e, 0, 0, 1} }),
+		"IPv4 checksum":     but(func(s *tcp) { s.badIPSum = true }),
+		"and with options":  but(func(s *tcp) { s.badIPSum, s.ipOpts = true, []byte{1, 1, 1, 1} }),
 		"later fragment":    but(func(s *tcp) { s.frag = 0x2001 }),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -303,7 +305,6 @@ func TestHold(t *testing.T) {
 		{"RST anywhere", tcp{seq: 77, flags: rst}, 1000},
 		{"old data", tcp{seq: 900, ack: 5000, flags: ack, data: "abc"}, 1000},
 		{"IPv4 options", tcp{seq: 1000, ack: 5000, flags: ack, data: "abc", ipOpts: []byte{1, 1, 1, 0}}, 1003},
-		{"malformed", tcp{seq: 1000, ack: 5000, flags: ack, data: "abc", doff: 15}, 1000},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := inState(t, abi.FlowStateHold)
@@ -325,6 +326,32 @@ func TestHold(t *testing.T) {
 			if d := l.ring(t, ringNo).Delivered; d != 1 {
 				t.Errorf("delivered %d", d)
 			}
+		})
+	}
+}
+
+// Nobody can check a held segment later: it gets whole checksums when it is
+// given to the kernel.
+func TestHoldDropsFaulty(t *testing.T) {
+	for _, c := range []struct {
+		reason string
+		seg    tcp
+	}{
+		{"malformed", tcp{seq: 1000, ack: 5000, flags: ack, data: "abc", doff: 15}},
+		{"checksum", tcp{seq: 1000, ack: 5000, flags: ack, data: "abc", badSum: true}},
+	} {
+		t.Run(c.reason, func(t *testing.T) {
+			l := inState(t, abi.FlowStateHold)
+			rec := l.conn(t)
+			rec.Flags |= abi.ConnVerifyCsum
+			if err := l.Conns.Put(l.index(), &rec); err != nil {
+				t.Fatal(err)
+			}
+			r := l.arrive(t, c.seg)
+			if r.verdict != verdictDrop || r.counted != c.reason || l.ring(t, ringNo).Delivered != 0 {
+				t.Errorf("verdict %d, counted %q", r.verdict, r.counted)
+			}
+			sameConn(t, "record", r.after, r.before)
 		})
 	}
 }

@@ -70,6 +70,7 @@ type tcp struct {
 	ipLen    int  // added to the total length
 	trailer  int  // padding octets behind the datagram
 	badSum   bool
+	badIPSum bool
 }
 
 // frame returns the octets of the segment as it arrives.
@@ -79,6 +80,11 @@ func (s tcp) frame() []byte {
 	f = append(f, s.ipv4()...)
 	f = append(f, s.tcp()...)
 	binary.BigEndian.PutUint16(f[l3+2:], uint16(len(f)-l3+s.ipLen))
+	sum := ^checksum(f[l3:l3+20+len(s.ipOpts)], 0)
+	if s.badIPSum {
+		sum ^= 0x1111
+	}
+	binary.BigEndian.PutUint16(f[l3+10:], sum)
 	return append(f, make([]byte, s.trailer)...)
 }
 

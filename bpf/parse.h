@@ -29,6 +29,7 @@ struct frame {
 	__u32 l3;       /* offset of the IPv4 header */
 	__u32 l4;       /* offset of the TCP header */
 	__u32 l4_end;   /* end of the datagram by IPv4; padding may follow */
+	__u64 ip_sum;   /* of the IPv4 header without options, not folded */
 	bool fragment;  /* first fragment of several */
 	bool options;   /* the IPv4 header has options */
 	__u8 smac[ETH_ALEN];
@@ -62,6 +63,7 @@ static __always_inline __u32 parse_ethernet(void *data, void *end, struct frame 
 /* Returns false if the frame cannot be ours. */
 static __always_inline bool parse_ipv4(struct iphdr *ip, void *end, struct frame *f)
 {
+	const __be32 *word = (const __be32 *)ip;
 	__u32 fragment;
 
 	if ((void *)(ip + 1) > end)
@@ -76,6 +78,7 @@ static __always_inline bool parse_ipv4(struct iphdr *ip, void *end, struct frame
 	f->options = ip->ihl != 5;
 	f->l4 = f->l3 + ip->ihl * 4;
 	f->l4_end = f->l3 + bpf_ntohs(ip->tot_len);
+	f->ip_sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
 	f->key.raddr = ip->saddr;
 	f->key.laddr = ip->daddr;
 	return true;

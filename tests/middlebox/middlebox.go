@@ -228,6 +228,15 @@ func (m *Middlebox) Counts(d Direction) (Counts, error) {
 	}, nil
 }
 
+// Plus is both together.
+func (c Counts) Plus(o Counts) Counts {
+	return Counts{
+		Segments: c.Segments + o.Segments, Octets: c.Octets + o.Octets,
+		Dropped: c.Dropped + o.Dropped, Duplicated: c.Duplicated + o.Duplicated,
+		Corrupted: c.Corrupted + o.Corrupted, Reordered: c.Reordered + o.Reordered,
+	}
+}
+
 // Minus is what happened since `before`.
 func (c Counts) Minus(before Counts) Counts {
 	return Counts{

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package system
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etran-go/etran/runtime/adminapi"
+	"github.com/etran-go/etran/tests/internal/testbed"
+	"github.com/etran-go/etran/tests/middlebox"
+)
+
+// faults are what a bad wire does, each alone and all at once.
+var faults = []struct {
+	name string
+	middlebox.Faults
+}{
+	{"loss", middlebox.Faults{Drop: 10_000}},
+	{"reordering", middlebox.Faults{Reorder: 50_000, ReorderDelay: time.Millisecond}},
+	{"duplication", middlebox.Faults{Duplicate: 50_000}},
+	{"corruption", middlebox.Faults{Corrupt: 10_000}},
+	{"all", middlebox.Faults{Drop: 10_000, Reorder: 50_000, ReorderDelay: time.Millisecond,
+		Duplicate: 50_000, Corrupt: 10_000}},
+}
+
+// longEnv makes the tests of faults so many times longer, and choose the seeds
+// by the clock.
+const longEnv = "ETRAN_LONG"
+
+// faultTime is how long each fault lasts, and faultSeed what decides about it.
+func faultTime(t *testing.T) (seconds int, seed uint64) {
+	t.Helper()
+	const usual = 3
+	text := os.Getenv(longEnv)
+	if text == "" {
+		return usual, 1
+	}
+	times, err := strconv.Atoi(text)
+	if err != nil || times < 1 {
+		t.Fatalf("%s is %q, want a factor", longEnv, text)
+	}
+	return usual * times, uint64(time.Now().UnixNano())
+}
+
+// wire is what happened on the way between the hosts, and at their doors.
+type wire struct {
+	counts middlebox.Counts
+	stats  [2]*adminapi.Stats
+	// Segments and datagrams whose checksum the kernels found wrong.
+	kernelChecksum [2]uint64
+}
+
+func observe(t *testing.T, tb *testbed.Testbed) wire {
+	t.Helper()
+	var w wire
+	for _, d := range []middlebox.Direction{middlebox.AToB, middlebox.BToA} {
+		c, err := tb.Middlebox().Counts(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.counts = w.counts.Plus(c)
+	}
+	for i, h := range []*testbed.Host{tb.A, tb.B} {
+		w.stats[i] = stats(t, h)
+		w.kernelChecksum[i] = kernelCounter(t, h, "snmp", "Tcp", "InCsumErrors") +
+			kernelCounter(t, h, "netstat", "IpExt", "InCsumErrors")
+	}
+	return w
+}
+
+// kernelCounter reads a counter of a host's kernel, as nstat does.
+func kernelCounter(t *testing.T, h *testbed.Host, file, protocol, name string) uint64 {
+	t.Helper()
+	var text []byte
+	err := h.Do(func() (err error) { text, err = os.ReadFile("/proc/thread-self/net/" + file); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		switch {
+		case fields[0] != protocol+":":
+		case names == nil:
+			names = fields
+		default:
+			value, err := strconv.ParseUint(fields[slices.Index(names, name)], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return value
+		}
+	}
+	t.Fatalf("no %s of %s in /proc/net/%s", name, protocol, file)
+	return 0
+}
+
+// check makes sure that what should have gone wrong did, and was noticed.
+func (w wire) check(t *testing.T, f middlebox.Faults, before wire, etran [2]bool) {
+	t.Helper()
+	c := w.counts.Minus(before.counts)
+	t.Logf("wire: %+v", c)
+	for _, fault := range []struct {
+		name   string
+		chance uint32
+		count  uint64
+	}{{"drop", f.Drop, c.Dropped}, {"duplicate", f.Duplicate, c.Duplicated},
+		{"corrupt", f.Corrupt, c.Corrupted}, {"reorder", f.Reorder, c.Reordered}} {
+		if expected := c.Segments * uint64(fault.chance) / 1e6; fault.count < expected/2 || fault.chance > 0 && fault.count == 0 {
+			t.Errorf("%s: happened to %d of %d segments, want about %d", fault.name, fault.count, c.Segments, expected)
+		}
+	}
+	var caught uint64
+	for i, host := range []string{"A", "B"} {
+		now, old := w.stats[i], before.stats[i]
+		dropped := now.Drops["checksum"] - old.Drops["checksum"]
+		inKernel := w.kernelChecksum[i] - before.kernelChecksum[i]
+		caught += dropped + inKernel
+		t.Logf("host %s: wrong checksums: %d on the fast path, %d in the kernel; %d retransmissions, %d promotions, demotions %v",
+			host, dropped, inKernel, now.Retransmissions-old.Retransmissions,
+			now.Promotions-old.Promotions, minus(now.Demotions, old.Demotions))
+		if etran[i] && f.Corrupt > 0 && dropped == 0 {
+			t.Errorf("host %s: no wrong checksum was noticed on the fast path", host)
+		}
+	}
+	// What was changed in the lengths or the protocol is lost before a
+	// checksum is looked at.
+	if caught < c.Corrupted*8/10 {
+		t.Errorf("%d segments were corrupted, but only %d noticed", c.Corrupted, caught)
+	}
+}
+
+// minus is what each counter rose by.
+func minus(now, old map[string]uint64) map[string]uint64 {
+	rose := map[string]uint64{}
+	for name, n := range now {
+		if n != old[name] {
+			rose[name] = n - old[name]
+		}
+	}
+	return rose
+}
+
+// Streams in both directions on 50 connections over a bad wire, with each end
+// on either path and random switches. They must finish, with every byte right.
+func TestStreamsUnderFaults(t *testing.T) {
+	seconds, seed := faultTime(t)
+	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
+	combinations(t, func(t *testing.T, client, server bool) {
+		for _, f := range faults {
+			t.Run(f.name, func(t *testing.T) {
+				f.Seed = seed
+				before := setFaults(t, tb, f.Faults)
+				streamsUnderFaults(t, tb, seconds, seed, client, server)
+				observe(t, tb).check(t, f.Faults, before, [2]bool{client, server})
+			})
+		}
+	})
+}
+
+// setFaults makes the wire bad until the test ends.
+func setFaults(t *testing.T, tb *testbed.Testbed, f middlebox.Faults) wire {
+	t.Helper()
+	before := observe(t, tb)
+	if err := tb.SetFaults(f); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("seed %d, faults %+v", f.Seed, f)
+	t.Cleanup(func() {
+		if err := tb.SetFaults(middlebox.Faults{}); err != nil {
+			t.Error(err)
+		}
+	})
+	return before
+}
+
+// longestGap is what no connection may wait for a byte: kernel TCP itself waits
+// for seconds when its retransmissions are lost, too.
+const longestGap = 8 * time.Second
+
+func streamsUnderFaults(t *testing.T, tb *testbed.Testbed, seconds int, seed uint64, client, server bool) {
+	t.Helper()
+	a, b := stats(t, tb.A), stats(t, tb.B)
+	args := []string{program(t, "streams"), "--port", "7000", "--connections", "50",
+		"--seconds", fmt.Sprint(seconds), "--rate", "300000", "--seed", fmt.Sprint(seed)}
+	var out bytes.Buffer
+	peer := start(t, tb.B, testbed.Command{Args: append(slices.Clone(args), "--server", "--host", "0.0.0.0"),
+		Etran: server, CPUs: []int{serverCPU}, Stdout: &out})
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		switchAtRandom(t.Context(), tb, stop)
+	}()
+	var one, other streamed
+	runJSON(t, tb.A, testbed.Command{Args: append(slices.Clone(args), "--host", testbed.WireB), Etran: client,
+		CPUs: []int{clientCPU}}, time.Duration(seconds)*time.Second+time.Minute, &one)
+	close(stop)
+	<-done
+	if err := peer.Wait(t.Context()); err != nil {
+		t.Errorf("server: %v", err)
+	}
+	if err := json.Unmarshal(out.Bytes(), &other); err != nil {
+		t.Fatalf("server printed %q: %v", out.Bytes(), err)
+	}
+	one.check(t, "client")
+	other.check(t, "server")
+	if one.Sent != other.Received || other.Sent != one.Received {
+		t.Errorf("client %+v, server %+v: the counts differ", one, other)
+	}
+	for i, end := range []*streamed{&one, &other} {
+		t.Logf("%s: %d MB; longest gap per connection: p50 %.0f p99 %.0f max %.0f ms", []string{"client", "server"}[i],
+			end.Received>>20, end.StallUs.P50/1e3, end.StallUs.P99/1e3, end.StallUs.Max/1e3)
+		if gap := time.Duration(end.StallUs.Max) * time.Microsecond; gap > longestGap {
+			t.Errorf("a connection waited for %v", gap)
+		}
+	}
+	sharesUnderFaults(t, tb, [2]bool{client, server}, [2]*adminapi.Stats{a, b})
+}
+
+// sharesUnderFaults is checkPath for connections that are switched all the time.
+func sharesUnderFaults(t *testing.T, tb *testbed.Testbed, etran [2]bool, before [2]*adminapi.Stats) {
+	t.Helper()
+	for i, h := range []*testbed.Host{tb.A, tb.B} {
+		moved, rest := fast(t, h, before[i]), kernel(t, h, before[i])
+		if etran[i] {
+			t.Logf("host %s: %.1f %% of %d MB on the fast path", h.Name, 100*float64(moved)/float64(moved+rest), (moved+rest)>>20)
+		}
+		if etran[i] != (moved > 0) {
+			t.Errorf("host %s moved %d bytes on the fast path", h.Name, moved)
+		}
+	}
+}
