@@ -23,6 +23,7 @@ var faults = []struct {
 	name string
 	middlebox.Faults
 }{
+	{"none", middlebox.Faults{}},
 	{"loss", middlebox.Faults{Drop: 10_000}},
 	{"reordering", middlebox.Faults{Reorder: 50_000, ReorderDelay: time.Millisecond}},
 	{"duplication", middlebox.Faults{Duplicate: 50_000}},
