@@ -209,6 +209,11 @@ func (p *Plan) setOptions(fd int) error {
 	if err := setRepairOptions(fd, opts); err != nil {
 		return err
 	}
+	// The size of segments was computed by connect(), from the default MSS of
+	// 536. Setting IP options, even to none, makes the kernel compute it anew.
+	if err := unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, ""); err != nil {
+		return fmt.Errorf("set IP_OPTIONS to none: %w", err)
+	}
 	if !p.Options.Timestamps {
 		return nil
 	}

@@ -171,6 +171,11 @@ func TestRoundTrip(t *testing.T) {
 	for name, accepted := range map[string]bool{"connected": false, "accepted": true} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, accepted)
+			info, err := ReadInfo(p.fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			segment := info.Snd_mss
 			var first State
 			for i := range 20 {
 				s, err := Dump(p.fd)
@@ -185,6 +190,9 @@ func TestRoundTrip(t *testing.T) {
 				}
 				rebuild(t, p, planFrom(t, p, s), i%2 == 0)
 				p.exchange(t, random(t, 1000))
+				if info, err := ReadInfo(p.fd); err != nil || info.Snd_mss < segment {
+					t.Fatalf("round %d: sends segments of %d octets, at first %d (%v)", i, info.Snd_mss, segment, err)
+				}
 			}
 		})
 	}
