@@ -62,7 +62,8 @@ func (s *Slot) giveBack(conn *abi.Conn, c *contents, reason abi.PathReason, fini
 
 	plan := s.plan(conn, c)
 	s.relaxTracking()
-	probe := len(plan.InFlight) > 0 || plan.RcvNxt != seq.Num(conn.RcvNxt) || reason == abi.PathReasonKeepalive
+	plan.Sample = len(plan.InFlight)+len(plan.Unsent) > 0
+	probe := plan.Sample || plan.RcvNxt != seq.Num(conn.RcvNxt) || reason == abi.PathReasonKeepalive
 	err := s.restore(plan, probe, int(min(c.words.Keepalive, 1)), int(c.words.UserTimeout&(1<<31-1)))
 	s.asleep = nil
 	s.removeFlow()

@@ -273,13 +273,41 @@ func TestInFlightAndUnsent(t *testing.T) {
 				t.Fatal(err)
 			}
 			plan := planFrom(t, p, s) // as if no acknowledgement had come
-			plan.InFlight, plan.Unsent = data[:50000], data[50000:]
+			plan.InFlight, plan.Unsent, plan.Sample = data[:50000], data[50000:], seen%40000 == 0
 			rebuild(t, p, plan, true)
 			if err := receive(p.peer, data[seen:]); err != nil {
 				t.Fatal(err)
 			}
 			p.exchange(t, random(t, 3000))
 		})
+	}
+}
+
+// The answer to the probe gives the kernel its first round-trip time, even if
+// nothing that was in flight has arrived.
+func TestSample(t *testing.T) {
+	for _, sample := range []bool{false, true} {
+		p := newPair(t, false)
+		s, err := Dump(p.fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := planFrom(t, p, s)
+		plan.InFlight, plan.Sample = random(t, 10000), sample
+		rebuild(t, p, plan, true)
+		// Before any of it is sent again.
+		time.Sleep(5 * time.Millisecond)
+		info, err := ReadInfo(p.fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if measured := info.Rtt != 0; measured != sample {
+			t.Errorf("sample %v: round-trip time %d µs", sample, info.Rtt)
+		}
+		if err := receive(p.peer, plan.InFlight); err != nil {
+			t.Fatal(err)
+		}
+		p.exchange(t, random(t, 3000))
 	}
 }
 
