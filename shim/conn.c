@@ -309,6 +309,10 @@ static int demote_locked(struct et_conn *c, enum etran_path_reason why)
 	uint32_t phase;
 	int err;
 
+	/* The kernel will take its first round-trip time from the segment that
+	 * the peer received last in order: let that be a new one. */
+	if (et_phase(c) == ETRAN_PHASE_FAST)
+		et_tx_retransmit(c);
 	if (change_phase(c, ETRAN_PHASE_FAST, ETRAN_PHASE_DEMOTE_REQ)) {
 		err = tell(c, ETRAN_MSG_DEMOTE, why, -1);
 		if (err == -EAGAIN)

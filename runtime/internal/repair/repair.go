@@ -140,9 +140,11 @@ type Plan struct {
 	InFlight, Unsent []byte
 	SndWnd, MaxWnd   uint32
 
-	// Sample makes the kernel measure a round-trip time with the probe of
-	// Leave. Without one it waits for a second before it looks after what is
-	// in flight, and for three before it sends that again.
+	// Sample makes the kernel take a round-trip time from the answer to the
+	// probe of Leave. Without one it waits for a second before it looks after
+	// what is in flight, and for three before it sends that again. It takes
+	// the time since the segment whose timestamp the peer echoes: the last
+	// one that came in order, which should have been sent just before.
 	Sample bool
 }
 
@@ -160,7 +162,7 @@ func (p *Plan) Rebuild(fd int) error {
 		return err
 	}
 	for _, step := range []func(int) error{
-		p.reconnect, p.setOptions, p.fillQueues, p.setWindow,
+		p.reconnect, p.setOptions, p.fillReceiveQueue, p.fillSendQueue, p.setWindow,
 	} {
 		if err := step(fd); err != nil {
 			return err
@@ -227,30 +229,38 @@ func (p *Plan) setOptions(fd int) error {
 	return setTCP(fd, unix.TCP_TIMESTAMP, int(int32(ts)))
 }
 
-// fillQueues puts unread octets into the receive queue and those in flight
-// into the send queue. Octets in flight must not be sent by plain send: the
-// peer may have acknowledged more of them than a fresh congestion window lets
-// the kernel send, and would then be ignored.
-func (p *Plan) fillQueues(fd int) error {
-	if err := withBuffer(fd, receiveBuffer, len(p.Unread), func() error {
+func (p *Plan) fillReceiveQueue(fd int) error {
+	err := withBuffer(fd, receiveBuffer, len(p.Unread), func() error {
 		return write(fd, recvQueue, p.Unread)
-	}); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("restore %d unread octets: %w", len(p.Unread), err)
 	}
-	if err := withBuffer(fd, sendBuffer, len(p.sample())+len(p.InFlight), func() error {
+	return setTCP(fd, unix.TCP_REPAIR_QUEUE, noQueue)
+}
+
+// fillSendQueue restores what is in flight. It must not be sent by plain send:
+// the peer may have acknowledged more of it than a fresh congestion window lets
+// the kernel send, and would then be ignored.
+func (p *Plan) fillSendQueue(fd int) error {
+	if len(p.sample())+len(p.InFlight) == 0 {
+		return nil
+	}
+	err := withBuffer(fd, sendBuffer, len(p.sample())+len(p.InFlight), func() error {
 		if err := write(fd, sendQueue, p.sample()); err != nil {
 			return err
 		}
 		return write(fd, sendQueue, p.InFlight)
-	}); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("restore %d octets in flight: %w", len(p.InFlight), err)
 	}
 	return setTCP(fd, unix.TCP_REPAIR_QUEUE, noQueue)
 }
 
 // sample is an octet in front of those in flight. The peer has acknowledged it
-// long ago, so what it is does not matter, but the kernel does not know: it
-// takes the answer to its probe for the acknowledgement, and the time of it.
+// long ago, so what it is does not matter, but the kernel does not know: the
+// answer to its probe acknowledges something, and so tells it the time.
 func (p *Plan) sample() []byte {
 	if p.Sample {
 		return []byte{0}

@@ -283,8 +283,8 @@ func TestInFlightAndUnsent(t *testing.T) {
 	}
 }
 
-// The answer to the probe gives the kernel its first round-trip time, even if
-// nothing that was in flight has arrived.
+// The first acknowledgement gives the kernel a round-trip time, even if nothing
+// that was in flight has arrived.
 func TestSample(t *testing.T) {
 	for _, sample := range []bool{false, true} {
 		p := newPair(t, false)
@@ -295,8 +295,12 @@ func TestSample(t *testing.T) {
 		plan := planFrom(t, p, s)
 		plan.InFlight, plan.Sample = random(t, 10000), sample
 		rebuild(t, p, plan, true)
-		// Before any of it is sent again.
-		time.Sleep(5 * time.Millisecond)
+		if _, err := p.peer.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := receive(p.conn, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
 		info, err := ReadInfo(p.fd)
 		if err != nil {
 			t.Fatal(err)
