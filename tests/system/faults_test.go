@@ -23,7 +23,6 @@ var faults = []struct {
 	name string
 	middlebox.Faults
 }{
-	{"none", middlebox.Faults{}},
 	{"loss", middlebox.Faults{Drop: 10_000}},
 	{"reordering", middlebox.Faults{Reorder: 50_000, ReorderDelay: time.Millisecond}},
 	{"duplication", middlebox.Faults{Duplicate: 50_000}},
@@ -238,4 +237,101 @@ func sharesUnderFaults(t *testing.T, tb *testbed.Testbed, etran [2]bool, before 
 			t.Errorf("host %s moved %d bytes on the fast path", h.Name, moved)
 		}
 	}
+}
+
+// All that is in flight is lost and the connection is demoted. The kernel must
+// not wait for the second or three that TCP waits without a round-trip time,
+// and must send segments of the connection's size.
+func TestDemotionAfterLoss(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
+	args := []string{program(t, "streams"), "--port", "7000", "--connections", "1", "--seconds", "3", "--rate", "3000000"}
+	for range 3 {
+		var out bytes.Buffer
+		server := start(t, tb.B, testbed.Command{Args: append(slices.Clone(args), "--server", "--host", "0.0.0.0"),
+			CPUs: []int{serverCPU}, Stdout: &out})
+		client := start(t, tb.A, testbed.Command{Args: append(slices.Clone(args), "--host", testbed.WireB), Etran: true,
+			CPUs: []int{clientCPU}})
+		time.Sleep(time.Second)
+		before := stats(t, tb.A)
+		// What the kernel remembers of other connections must not help it.
+		if err := tb.A.Run(t.Context(), testbed.Command{Args: []string{"ip", "tcp_metrics", "flush"}}); err != nil {
+			t.Fatal(err)
+		}
+		lost := middlebox.Faults{Drop: 1_000_000}
+		if err := tb.Middlebox().Set(middlebox.AToB, lost); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond) // the first time-out comes after 200
+		if err := tb.Middlebox().Set(middlebox.AToB, middlebox.Faults{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tb.A.Admin().Demote(t.Context(), adminapi.SwitchRequest{All: true}); err != nil {
+			t.Fatal(err)
+		}
+		socket := awaitRTT(t, tb.A)
+		if stats(t, tb.A).Demotions["request"] == before.Demotions["request"] {
+			t.Fatal("nothing was demoted")
+		}
+		if !strings.Contains(socket, " mss:1448 ") {
+			t.Errorf("kernel TCP sends segments of another size: %s", socket)
+		}
+		for _, p := range []*testbed.Process{client, server} {
+			if err := p.Wait(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		var s streamed
+		if err := json.Unmarshal(out.Bytes(), &s); err != nil {
+			t.Fatalf("server printed %q: %v", out.Bytes(), err)
+		}
+		s.check(t, "server")
+		t.Logf("longest gap %.0f ms", s.StallUs.Max/1e3)
+		if s.StallUs.Max > 900e3 {
+			t.Errorf("the server waited for %.0f ms", s.StallUs.Max/1e3)
+		}
+	}
+}
+
+// awaitRTT waits, not long, until the kernel has a round-trip time of the
+// stream, and returns what ss says of it.
+func awaitRTT(t *testing.T, h *testbed.Host) string {
+	t.Helper()
+	var out []byte
+	for range 20 {
+		var err error
+		out, err = h.Output(t.Context(), testbed.Command{Args: []string{"ss", "-tinH", "dport", "=", ":7000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(out), " rtt:") {
+			return string(out)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("kernel TCP has no round-trip time: %s", out)
+	return string(out)
+}
+
+// Redis over a bad wire, with each end on either path and random switches.
+func TestRedisUnderFaults(t *testing.T) {
+	seconds, seed := faultTime(t)
+	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
+	f := faults[len(faults)-1] // all
+	f.Seed = seed
+	combinations(t, func(t *testing.T, client, server bool) {
+		startRedis(t, tb, server)
+		before := setFaults(t, tb, f.Faults)
+		stop, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			switchAtRandom(t.Context(), tb, stop)
+		}()
+		verify(t, tb, testbed.Command{Etran: client}, fmt.Sprint(seconds))
+		close(stop)
+		<-done
+		etran := [2]bool{client, server}
+		now := observe(t, tb)
+		now.check(t, f.Faults, before, etran)
+		sharesUnderFaults(t, tb, etran, before.stats)
+	})
 }
