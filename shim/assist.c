@@ -114,13 +114,15 @@ static bool tick_conn(struct et_conn *c, uint64_t now)
 	} else {
 		et_tx_recover(c);
 		et_tx_push(c);
+		if (c->ack_now)
+			et_tx_ack(c, 0);
 		tell_room(c);
 		if (b->nxt != b->una)
 			retransmission_timer(c, now);
 		else if (b->end != b->nxt)
 			persist_timer(c, now);
 		else
-			busy = false;
+			busy = c->ack_now;
 	}
 	if (!busy) {
 		c->timer_ns = 0;

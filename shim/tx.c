@@ -51,6 +51,24 @@ static void fill_header(struct et_conn *c, struct etran_tx_header *h, uint32_t f
 	c->ack_now = false;
 }
 
+/*
+ * Write a frame of connection `c` to the tap; c->acked and c->edge say what it
+ * says. If the egress program refuses it, the peer has heard nothing of that:
+ * the assist tells it. False: the tap is broken.
+ */
+static bool write_frame(struct et_conn *c, const struct iovec *iov, int iovcnt)
+{
+	uint32_t refused = __atomic_load_n(&c->pub->tx_refused, __ATOMIC_RELAXED);
+	ssize_t done = iovcnt == 1 ? et_sys_write(et_core.tap, iov->iov_base, iov->iov_len)
+				   : et_sys_writev(et_core.tap, iov, iovcnt);
+
+	if (__atomic_load_n(&c->pub->tx_refused, __ATOMIC_RELAXED) != refused) {
+		c->ack_now = true;
+		et_assist_arm(c);
+	}
+	return done >= 0;
+}
+
 static enum et_tx verdict(struct et_conn *c, uint32_t end, bool fresh)
 {
 	const struct etran_pub *p = c->pub;
@@ -74,7 +92,8 @@ enum et_tx et_tx_data(struct et_conn *c, uint32_t seq, uint32_t n, uint32_t flag
 	struct frame f;
 	const uint8_t *data =
 		snd_view(&c->shared->snd, c->snd_ring, et_core.arena->snd_size, seq, n, f.payload);
-	ssize_t done;
+	struct iovec iov[2] = {{&f, ETRAN_HEADER_ROOM}, {(void *)data, n}};
+	int iovcnt = 2;
 
 	fill_header(c, &f.h, flags);
 	f.h.seq = seq;
@@ -83,13 +102,10 @@ enum et_tx et_tx_data(struct et_conn *c, uint32_t seq, uint32_t n, uint32_t flag
 	if (data == f.payload || n <= COPY_MAX) {
 		if (data != f.payload)
 			memcpy(f.payload, data, n);
-		done = et_sys_write(et_core.tap, &f, ETRAN_HEADER_ROOM + n);
-	} else {
-		const struct iovec iov[2] = {{&f, ETRAN_HEADER_ROOM}, {(void *)data, n}};
-
-		done = et_sys_writev(et_core.tap, iov, 2);
+		iov[0].iov_len += n;
+		iovcnt = 1;
 	}
-	if (done < 0)
+	if (!write_frame(c, iov, iovcnt))
 		return ET_TX_ERROR;
 	return verdict(c, seq + n, !(flags & ETRAN_TX_RETRANSMIT));
 }
@@ -118,21 +134,21 @@ static void fill_sack(const struct et_conn *c, struct etran_tx_sack *s)
 void et_tx_ack(struct et_conn *c, uint32_t flags)
 {
 	struct frame f;
-	size_t n = ETRAN_HEADER_ROOM;
+	struct iovec iov = {&f, ETRAN_HEADER_ROOM};
 
 	if (et_lock_mine(&et_core.context.lock) && c->shared->rcv.ranges) {
 		struct etran_tx_sack sack = {0};
 
 		fill_sack(c, &sack);
 		memcpy(f.payload, &sack, sizeof(sack));
-		n += sizeof(sack);
+		iov.iov_len += sizeof(sack);
 		flags |= ETRAN_TX_SACK;
 	}
 	fill_header(c, &f.h, flags);
 	f.h.seq = c->shared->snd.nxt;
 	f.h.length = 0;
 	f.h.csum = 0;
-	if (et_sys_write(et_core.tap, &f, n) < 0)
+	if (!write_frame(c, &iov, 1))
 		et_want(c, ETRAN_PATH_TX_ERROR);
 }
 

@@ -20,10 +20,10 @@ type verified struct {
 }
 
 // verify runs the verifying client on host A against Redis on host B.
-func verify(t *testing.T, tb *testbed.Testbed, c testbed.Command, seconds string) verified {
+func verify(t *testing.T, tb *testbed.Testbed, c testbed.Command, seconds string, more ...string) verified {
 	t.Helper()
-	c.Args = []string{program(t, "verify"), "--host", testbed.WireB, "--port", "6379",
-		"--connections", "50", "--seconds", seconds}
+	c.Args = append([]string{program(t, "verify"), "--host", testbed.WireB, "--port", "6379",
+		"--connections", "50", "--seconds", seconds}, more...)
 	c.CPUs = []int{clientCPU}
 	var v verified
 	runJSON(t, tb.A, c, time.Minute, &v)

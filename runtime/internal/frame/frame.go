@@ -80,19 +80,23 @@ func addrPort(addr, port []byte) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(addr[:4])), binary.BigEndian.Uint16(port))
 }
 
-// CompleteChecksums computes the IPv4 and TCP checksums anew. A veth peer that
-// leaves the sum to the hardware sends only that of the pseudo header, and the
-// kernel would drop the frame when it gets it from a program.
-func (s Segment) CompleteChecksums() {
+// CompleteChecksum makes the TCP checksum whole. A veth peer that leaves the sum
+// to the hardware sends only that of the pseudo header, and the kernel would
+// drop the frame when it gets it from a program. The result is false if the
+// checksum is neither: the segment was changed on its way.
+func (s Segment) CompleteChecksum() bool {
 	ip := s.Frame[etherLen:]
-	headerLen := int(ip[0]&0x0f) * 4
-	ip[10], ip[11] = 0, 0
-	binary.BigEndian.PutUint16(ip[10:], ^fold(sum(0, ip[:headerLen])))
-
-	tcp := ip[headerLen:]
-	tcp[16], tcp[17] = 0, 0
+	tcp := ip[int(ip[0]&0x0f)*4:]
 	pseudo := sum(protocolTCP+uint64(len(tcp)), ip[12:20])
+	if fold(sum(pseudo, tcp)) == 0xffff {
+		return true
+	}
+	if binary.BigEndian.Uint16(tcp[16:]) != fold(pseudo) {
+		return false
+	}
+	tcp[16], tcp[17] = 0, 0
 	binary.BigEndian.PutUint16(tcp[16:], ^fold(sum(pseudo, tcp)))
+	return true
 }
 
 func sum(s uint64, b []byte) uint64 {

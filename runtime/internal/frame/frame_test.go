@@ -69,21 +69,28 @@ func TestParseRefusesWhatIsNotOurs(t *testing.T) {
 	}
 }
 
-func TestCompleteChecksums(t *testing.T) {
+func TestCompleteChecksum(t *testing.T) {
 	for _, payload := range [][]byte{nil, []byte("x"), []byte("four"), bytes.Repeat([]byte{0xff}, 1449)} {
 		s, err := Parse(build(payload), tuple)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Frame[etherLen+10], s.Frame[etherLen+ipv4Len+16] = 0xaa, 0x55 // as a veth peer leaves them
-		s.CompleteChecksums()
 		ip := s.Frame[etherLen:]
-		if got := fold(sum(0, ip[:ipv4Len])); got != 0xffff {
-			t.Errorf("%d octets: IPv4 header sums to %#x", len(payload), got)
-		}
 		tcp := ip[ipv4Len:]
-		if got := fold(sum(sum(protocolTCP+uint64(len(tcp)), ip[12:20]), tcp)); got != 0xffff {
-			t.Errorf("%d octets: TCP sums to %#x", len(payload), got)
+		pseudo := sum(protocolTCP+uint64(len(tcp)), ip[12:20])
+		// As a veth peer leaves it, then whole.
+		binary.BigEndian.PutUint16(tcp[16:], fold(pseudo))
+		for range 2 {
+			if !s.CompleteChecksum() {
+				t.Errorf("%d octets: refused", len(payload))
+			}
+			if got := fold(sum(pseudo, tcp)); got != 0xffff {
+				t.Errorf("%d octets: TCP sums to %#x", len(payload), got)
+			}
+		}
+		tcp[len(tcp)-1] ^= 0x10
+		if s.CompleteChecksum() {
+			t.Errorf("%d octets: a changed one was not noticed", len(payload))
 		}
 	}
 }
@@ -95,7 +102,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		s.CompleteChecksums()
+		s.CompleteChecksum()
 		if again, err := Parse(s.Frame, tuple); err != nil || again.Seq != s.Seq {
 			t.Errorf("completed frame does not parse: %v", err)
 		}

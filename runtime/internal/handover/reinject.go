@@ -68,7 +68,10 @@ func (s *Slot) heldFrames(ring []xsk.Frame) []frame.Segment {
 // inject gives segments to the kernel as if they had come from the device.
 func (s *Slot) inject(segments []frame.Segment) {
 	for _, segment := range segments {
-		segment.CompleteChecksums()
+		if !segment.CompleteChecksum() {
+			s.env.Log.Debug("held frame was changed on its way", "slot", s.name())
+			continue
+		}
 		if err := s.env.Path.Inject(s.device.Ifindex, segment.Frame); err != nil {
 			s.env.Log.Warn("held frame lost", "slot", s.name(), "error", err)
 		}

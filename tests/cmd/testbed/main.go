@@ -7,15 +7,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/etran-go/etran/tests/internal/testbed"
+	"github.com/etran-go/etran/tests/middlebox"
 )
 
 func main() {
@@ -34,7 +37,10 @@ func newCommand() *cobra.Command {
 		Long: `Two hosts, A and B, in network namespaces, joined by two wires:
 
   interface wire   A 10.77.0.1/24, B 10.77.0.2/24   with an etrand at each end
-  interface plain  A 10.78.0.1/24, B 10.78.0.2/24   which never sees XDP`,
+  interface plain  A 10.78.0.1/24, B 10.78.0.2/24   which never sees XDP
+
+The wire can lead through a middlebox that drops, duplicates, corrupts and
+reorders segments: see the flags of up.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -49,6 +55,7 @@ func newCommand() *cobra.Command {
 }
 
 func upCommand(opts *testbed.Options) *cobra.Command {
+	var faults middlebox.Faults
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "make the testbed, after removing one that exists",
@@ -61,6 +68,9 @@ func upCommand(opts *testbed.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if opts.Middlebox {
+				return stayWith(tb, faults)
+			}
 			return tb.Detach()
 		},
 	}
@@ -68,7 +78,32 @@ func upCommand(opts *testbed.Options) *cobra.Command {
 	cmd.Flags().IntVar(&opts.Queues, "queues", 1, "receive and transmit queues of each interface")
 	cmd.Flags().StringArrayVar(&opts.DaemonArgs, "daemon-arg", nil, "further argument for both daemons (repeatable)")
 	cmd.Flags().BoolVar(&opts.NoDaemon, "no-daemon", false, "start no etrand")
+	faultFlags(cmd, opts, &faults)
 	return cmd
+}
+
+func faultFlags(cmd *cobra.Command, opts *testbed.Options, f *middlebox.Faults) {
+	flags := cmd.Flags()
+	flags.BoolVar(&opts.Middlebox, "middlebox", false,
+		"let the wire lead through a middlebox, with the faults below; the command then stays until it is interrupted")
+	flags.Uint32Var(&f.Drop, "drop", 0, "segments dropped, per million")
+	flags.Uint32Var(&f.Duplicate, "duplicate", 0, "segments duplicated, per million")
+	flags.Uint32Var(&f.Corrupt, "corrupt", 0, "segments with a changed octet, per million")
+	flags.Uint32Var(&f.Reorder, "reorder", 0, "segments delayed, per million")
+	flags.DurationVar(&f.ReorderDelay, "reorder-delay", time.Millisecond, "by so much")
+	flags.DurationVar(&f.Delay, "delay", 0, "delay of every segment")
+	flags.Uint64Var(&f.Rate, "rate", 0, "octets per second; 0 = no bound")
+	flags.Uint64Var(&f.Limit, "limit", 0, "not more than so many of each fault; 0 = no bound")
+	flags.Uint64Var(&f.Seed, "seed", 1, "decides which segments suffer")
+}
+
+// stayWith keeps the middlebox going until a signal takes the testbed down.
+func stayWith(tb *testbed.Testbed, f middlebox.Faults) error {
+	if err := tb.SetFaults(f); err != nil {
+		return errors.Join(err, tb.Close())
+	}
+	fmt.Fprintln(os.Stderr, "testbed: up, with a middlebox that lasts as long as this command")
+	select {}
 }
 
 func downCommand(opts *testbed.Options) *cobra.Command {
