@@ -132,7 +132,7 @@ type Header struct {
 }
 
 // Build makes a segment with octets that the peer has sent, for the case that
-// the frame they came in is gone. Its checksums are not complete.
+// the frame they came in is gone. Its TCP checksum is that of the pseudo header.
 func Build(h Header, payload []byte) Segment {
 	offset := tcpLen
 	if h.Timestamps {
@@ -160,5 +160,10 @@ func Build(h Header, payload []byte) Segment {
 		b = binary.BigEndian.AppendUint32(b, h.TSVal)
 		b = append(b, 0, 0, 0, 0)
 	}
-	return Segment{Frame: append(b, payload...), Seq: h.Seq, Ack: h.Ack, HasAck: true}
+	b = append(b, payload...)
+	ip := b[etherLen:]
+	tcp := ip[ipv4Len:]
+	binary.BigEndian.PutUint16(ip[10:], ^fold(sum(0, ip[:ipv4Len])))
+	binary.BigEndian.PutUint16(tcp[16:], fold(sum(protocolTCP+uint64(len(tcp)), ip[12:20])))
+	return Segment{Frame: b, Seq: h.Seq, Ack: h.Ack, HasAck: true}
 }

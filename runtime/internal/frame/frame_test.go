@@ -118,7 +118,9 @@ func TestBuildMakesWhatParseTakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.CompleteChecksums()
+		if !s.CompleteChecksum() {
+			t.Error("its checksum was refused")
+		}
 		if s.Seq != h.Seq || s.Ack != h.Ack || !s.HasAck || !bytes.HasSuffix(s.Frame, payload) ||
 			!bytes.HasPrefix(s.Frame, []byte{7, 8, 9, 10, 11, 12, 1, 2, 3, 4, 5, 6, 8, 0}) {
 			t.Errorf("segment %+v", s)
