@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds what a loaded machine may take for anything.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // A client is a connection of this process, a plain kernel socket on a host,
 // to a Redis server.

@@ -792,8 +792,8 @@ func TestReplication(t *testing.T) {
 func moves(t *testing.T, h *testbed.Host) string {
 	t.Helper()
 	s := stats(t, h)
-	return fmt.Sprintf("promotions %d, refused %v, aborted %v; demotions %v; retransmissions %d, drops %v",
-		s.Promotions, s.PromotionsRefused, s.PromotionsAborted, s.Demotions, s.Retransmissions, s.Drops)
+	return fmt.Sprintf("switches took p99 %.0f and %.0f µs, promotions %d, refused %v, aborted %v; demotions %v; retransmissions %d, drops %v",
+		s.PromotePause.P99Us, s.DemotePause.P99Us, s.Promotions, s.PromotionsRefused, s.PromotionsAborted, s.Demotions, s.Retransmissions, s.Drops)
 }
 
 // inSync waits until the replica has all that the master sent.
