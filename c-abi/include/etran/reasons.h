@@ -71,7 +71,7 @@
 	X(TX_ERROR, 26, "tx_error", "the device refused a frame")                                  \
 	X(API, 27, "api", "a call or option the fast path does not do")                            \
 	X(FORK, 28, "fork", "a forked child, exec or descriptor passing")                          \
-	X(DEVICE, 29, "device", "device down, queues or MTU changed")                              \
+	X(DEVICE, 29, "device", "device down, changed, or its XDP program gone")                   \
 	X(ROUTE, 30, "route", "route or next hop changed")                                         \
 	X(SHUTDOWN, 31, "shutdown", "the daemon stops")                                            \
 	X(DEATH, 32, "death", "the program died")                                                  \

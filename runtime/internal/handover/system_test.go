@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
@@ -352,6 +353,14 @@ func TestSwitchesUnderTraffic(t *testing.T) {
 	}
 }
 
+func ifindexOf(name string) int {
+	l, err := net.InterfaceByName(name)
+	if err != nil {
+		return -1
+	}
+	return l.Index
+}
+
 func TestRefusals(t *testing.T) {
 	h := newHost(t)
 	l := newLibrary(t, h.runDir)
@@ -371,6 +380,26 @@ func TestRefusals(t *testing.T) {
 			accept := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 16}}
 			return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &accept[0]})
 		}, abi.PathReasonFilter},
+		"receive low-water mark": {func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 100) }, abi.PathReasonOption},
+		"time stamps":            {func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMP, 1) }, abi.PathReasonOption},
+		"bound to a device": {func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, ifindexOf("here"))
+		}, abi.PathReasonOption},
+		"transparent": {func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1) }, abi.PathReasonOption},
+		"signed": {func(fd int) error {
+			key := unix.TCPMD5Sig{Keylen: 3, Key: [80]byte{'k', 'e', 'y'}}
+			key.Addr.Family = unix.AF_INET
+			copy(key.Addr.Data[2:], []byte{10, 66, 0, 99}) // not this peer's
+			return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &key)
+		}, abi.PathReasonOption},
+		"in a sockmap": {func(fd int) error {
+			m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.SockMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { m.Close() })
+			return m.Put(uint32(0), uint32(fd))
+		}, abi.PathReasonOption},
 		"half closed": {func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) }, abi.PathReasonNotEstablished},
 	} {
 		ours, peer := h.dial(t, false)
