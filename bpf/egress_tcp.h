@@ -61,9 +61,7 @@ static __always_inline __u32 tcp_next_ack(const struct tcp_output *out)
 {
 	const struct etran_conn *conn = out->conn;
 
-	if (seq_after(out->h->ack, conn->rcv_nxt) && !seq_after(out->h->ack, conn->rcv_high))
-		return out->h->ack;
-	return conn->rcv_nxt;
+	return seq_max(conn->rcv_nxt, seq_min(out->h->ack, conn->rcv_high));
 }
 
 /* Blocks lie beyond the acknowledgement and inside what was delivered. */
@@ -160,7 +158,7 @@ static __always_inline void tcp_advance_send(struct tcp_output *out)
 	}
 	conn->snd_nxt = out->seq + length;
 	conn->bytes_out += length;
-	if (!conn->rtt_start_ns) {
+	if (!conn->rtt_start_ns && !(conn->flags & ETRAN_CONN_RECOVERY)) {
 		conn->rtt_start_ns = out->now;
 		conn->rtt_seq = conn->snd_nxt;
 	}

@@ -40,12 +40,14 @@ static __always_inline __u32 tcp_send_limit(const struct etran_conn *conn)
 
 /*
  * What is in flight has lost a segment: until all of it is acknowledged, an ACK
- * of a part of it tells of another loss (RFC 6582).
+ * of a part of it tells of another loss (RFC 6582), and the time until an ACK
+ * is that of the repair, not a round trip.
  */
 static __always_inline void tcp_enter_recovery(struct etran_conn *conn)
 {
 	conn->flags |= ETRAN_CONN_RECOVERY;
 	conn->recover = conn->snd_nxt;
+	conn->rtt_start_ns = 0;
 }
 
 static __always_inline __u32 tcp_shift(__u32 wscale)

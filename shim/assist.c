@@ -16,6 +16,8 @@
 /* Ticks go on for so long after the last frame. */
 #define QUIET_NS 200000000ull
 #define MIN_RTO_NS 200000000ull
+/* The first time-out: nobody waits for long to find out that a path is dead. */
+#define MAX_RTO_NS 1000000000ull
 #define MAX_TIMEOUTS 2u
 /* A window that stays shut so long is the kernel's business (persist timer). */
 #define PERSIST_NS 2000000000ull
@@ -44,7 +46,8 @@ static uint64_t rto_ns(const struct et_conn *c)
 {
 	uint64_t rto = (c->pub->srtt_us + 4ull * c->pub->rttvar_us) * 1000;
 
-	return (rto < MIN_RTO_NS ? MIN_RTO_NS : rto) << c->timeouts;
+	rto = rto < MIN_RTO_NS ? MIN_RTO_NS : rto;
+	return (rto < MAX_RTO_NS ? rto : MAX_RTO_NS) << c->timeouts;
 }
 
 /* Data in flight: RFC 6298 5.1-5.6. Conn lock. */

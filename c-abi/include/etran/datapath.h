@@ -300,7 +300,9 @@ enum etran_ctl_op {
 	 * of the kernel socket gave: sequence numbers, windows, scales, timestamps,
 	 * MSS, TOS, TTL, hop and flags. Addresses, ring, what ingress saw and the
 	 * counters stay. TS.Recent is taken only if ingress never saw a TSval.
-	 * RCV.HIGH becomes the end of what was held, inside the window.
+	 * RCV.HIGH becomes the end of what was held, as far as the library's buffer
+	 * can hold it: the kernel may have promised more than the dump tells, and
+	 * what the library takes of it, it must be able to acknowledge.
 	 */
 	ETRAN_CTL_ACTIVATE = 4,
 	/*

@@ -199,7 +199,7 @@ func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 		Unacked: append(q.InFlight, q.Unsent...), Unread: q.Unread,
 	})
 	if len(q.InFlight)+len(q.Unsent) == 0 {
-		if _, err := readUnread(s.fd, len(q.Unread), unix.MSG_TRUNC); err != nil {
+		if err := s.consume(&record, len(q.Unread)); err != nil {
 			return s.undo(dump, q, err)
 		}
 	}
@@ -211,6 +211,23 @@ func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 	return abi.PathReasonOk
 }
 
+// consume takes n unread octets out of the kernel's queue. The room that this
+// makes, the kernel may have promised to the peer at once.
+func (s *Slot) consume(c *abi.Conn, n int) error {
+	if n == 0 {
+		return nil
+	}
+	if _, err := readUnread(s.fd, n, unix.MSG_TRUNC); err != nil {
+		return err
+	}
+	d, err := repair.Dump(s.fd)
+	if err != nil {
+		return err
+	}
+	c.RcvAdv = uint32(seq.Max(seq.Num(c.RcvAdv), d.RightEdge()))
+	return nil
+}
+
 // undo puts what was taken back into the kernel socket.
 func (s *Slot) undo(dump *repair.State, q *repair.Queues, cause error) abi.PathReason {
 	if len(q.InFlight)+len(q.Unsent)+len(q.Unread) == 0 {
@@ -219,7 +236,7 @@ func (s *Slot) undo(dump *repair.State, q *repair.Queues, cause error) abi.PathR
 	p := &repair.Plan{
 		Local: s.sock.local, Remote: s.sock.remote, Options: dump.Options, TSOffset: dump.TSOffset,
 		RcvNxt: dump.RcvNxt, Unread: q.Unread,
-		RightEdge: seq.Num(dump.Window.RcvWup + dump.Window.RcvWnd),
+		RightEdge: dump.RightEdge(),
 		SndUna:    q.SndUna(dump), InFlight: q.InFlight, Unsent: q.Unsent,
 		SndWnd: dump.Window.SndWnd, MaxWnd: dump.Window.MaxWindow,
 	}
@@ -246,7 +263,7 @@ func (s *Slot) fillRecord(c *abi.Conn, d *repair.State, q *repair.Queues) error 
 	c.SndWl1, c.SndWl2 = d.Window.SndWl1, c.SndUna
 	c.RcvNxt, c.RcvHigh = uint32(d.RcvNxt), uint32(d.RcvNxt)
 	// The right edge never moves back, even if the kernel's window shrank.
-	c.RcvAdv = uint32(seq.Max(seq.Num(d.Window.RcvWup+d.Window.RcvWnd), d.RcvNxt))
+	c.RcvAdv = uint32(seq.Max(d.RightEdge(), d.RcvNxt))
 	c.SndWscale, c.RcvWscale = d.Options.SndWscale, d.Options.RcvWscale
 	c.TsOffset = d.TSOffset
 	if d.Options.SACK {

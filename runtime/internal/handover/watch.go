@@ -15,6 +15,8 @@ const (
 	// what is wrong (path MTU, next hop, route).
 	stuckTimeouts = 2
 	minimumRTO    = time.Second // RFC 6298 2.4
+	// What was measured may be a repair, or nonsense.
+	maximumRTO = 3 * time.Second
 )
 
 // watch is what the timers remember of a fast connection.
@@ -81,7 +83,7 @@ func (s *Slot) expired(conn *abi.Conn, now time.Time) abi.PathReason {
 		s.watch.una, s.watch.unaSince = conn.SndUna, now
 	}
 	waiting := now.Sub(s.watch.unaSince)
-	if waiting > stuckTimeouts*max(minimumRTO, rto(conn)) {
+	if waiting > stuckTimeouts*min(max(minimumRTO, rto(conn)), maximumRTO) {
 		return abi.PathReasonRto
 	}
 	if limit := time.Duration(w.UserTimeout) * time.Millisecond; limit > 0 && waiting > limit {

@@ -39,6 +39,10 @@ type State struct {
 	PathMTU       uint32
 }
 
+// RightEdge is the first sequence number beyond what the kernel has promised
+// the peer to take.
+func (d *State) RightEdge() seq.Num { return seq.Num(d.Window.RcvWup + d.Window.RcvWnd) }
+
 // Window is struct tcp_repair_window.
 type Window struct {
 	SndWl1    uint32

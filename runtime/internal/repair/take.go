@@ -40,7 +40,7 @@ func Take(fd int, local, remote netip.AddrPort, d *State, unread, unacked int) (
 	}
 	p := Plan{
 		Local: local, Remote: remote, Options: d.Options, TSOffset: d.TSOffset,
-		RcvNxt: d.RcvNxt, RightEdge: seq.Num(d.Window.RcvWup + d.Window.RcvWnd),
+		RcvNxt: d.RcvNxt, RightEdge: d.RightEdge(),
 		SndUna: d.WriteSeq, SndWnd: d.Window.SndWnd, MaxWnd: d.Window.MaxWindow,
 	}
 	if err := p.Rebuild(fd); err != nil {
