@@ -29,7 +29,7 @@ type pair struct {
 // error while the socket is rebuilt, and Go's poller remembers that for ever.
 type socket int
 
-const patience = 3 * time.Second
+const patience = 15 * time.Second
 
 func (s socket) await(events int16) error {
 	p := []unix.PollFd{{Fd: int32(s), Events: events}}
