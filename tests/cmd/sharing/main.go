@@ -107,6 +107,8 @@ func measure(ctx context.Context, beds []*testbed.Testbed, rounds, requests int)
 					return fmt.Errorf("%s rings, %d clients: %w", modes[mode].rings, clients, err)
 				}
 				all[mode] = append(all[mode], s)
+				fmt.Fprintf(os.Stderr, "round %d of %d, %s, %d clients: %.0f/s, p50 %.0f µs\n",
+					round+1, rounds, modes[mode].rings, clients, s.rate, s.p50us)
 			}
 			samples[clients] = all
 		}
