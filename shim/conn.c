@@ -349,6 +349,16 @@ void et_want(struct et_conn *c, enum etran_path_reason why)
 		et_ready(c->user);
 }
 
+void et_conns_look(void)
+{
+	for (uint32_t i = ETRAN_FIRST_SLOT; i < et_core.slots; i++) {
+		struct et_conn *c = &et_core.conn[i];
+
+		if (c->user && c->committed && et_conn_progress(c) == ET_GONE)
+			et_want(c, et_conn_reason(c));
+	}
+}
+
 enum etran_path_reason et_conn_wants_demote(struct et_conn *c)
 {
 	uint32_t want = atomic_load_explicit(&c->want, memory_order_relaxed);

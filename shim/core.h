@@ -153,6 +153,8 @@ static inline uint32_t et_phase(const struct et_conn *c)
 	return __atomic_load_n(&c->shared->phase, __ATOMIC_ACQUIRE);
 }
 void et_want(struct et_conn *c, enum etran_path_reason why);
+/* The daemon has changed phases: mark the connections that it has given back. */
+void et_conns_look(void);
 static inline struct et_lock *et_conn_lock(struct et_conn *c)
 {
 	/* owner and waiters lie side by side in the arena. */

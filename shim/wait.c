@@ -60,8 +60,10 @@ void et_wait_end(struct et_waiter *w)
 	et_unlock(&waiters_lock);
 	et_sys_read(w->fd, &count, sizeof(count));
 	/* The daemon's eventfd is shared: whoever empties it tells the others. */
-	if (et_core.wake >= 0 && et_sys_read(et_core.wake, &count, sizeof(count)) > 0)
+	if (et_core.wake >= 0 && et_sys_read(et_core.wake, &count, sizeof(count)) > 0) {
+		et_conns_look();
 		et_wake_all();
+	}
 }
 
 static void wake(const struct et_waiter *except)

@@ -76,6 +76,7 @@ kernel path out             1B
 fast path's share of bytes  99.0%
 retransmissions             0
 redirect errors             0
+strays at sleeping sockets  0
 drops                       0`)
 }
 

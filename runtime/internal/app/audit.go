@@ -65,8 +65,8 @@ func (f *files) read() {
 		}
 		dir := fmt.Sprintf("/proc/%d/task/%d/fd", f.pid, t.id)
 		entries, err := os.ReadDir(dir)
-		if err != nil {
-			break
+		if err != nil || len(entries) == 0 {
+			break // it is ending: awaitDeath's business
 		}
 		for _, e := range entries {
 			f.add(dir, e.Name())

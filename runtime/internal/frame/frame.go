@@ -117,9 +117,7 @@ func fold(s uint64) uint16 {
 }
 
 // LargestPayload is the longest payload that Build takes.
-const LargestPayload = Largest - etherLen - ipv4Len - tcpLen - timestampLen
-
-const timestampLen = 12
+const LargestPayload = Largest - etherLen - ipv4Len - tcpLen
 
 // Header is what a segment that the peer could have sent says.
 type Header struct {
@@ -127,23 +125,19 @@ type Header struct {
 	Source, Destination [6]byte // MACs
 	Seq, Ack            seq.Num
 	Window              uint16 // as on the wire
-	Timestamps          bool
-	TSVal               uint32
 }
 
 // Build makes a segment with octets that the peer has sent, for the case that
-// the frame they came in is gone. Its TCP checksum is that of the pseudo header.
+// the frame they came in is gone. It has no timestamp: the right one may be too
+// old by now, if the peer has said something newer (RFC 7323, PAWS), and Linux
+// takes segments without. Its TCP checksum is that of the pseudo header.
 func Build(h Header, payload []byte) Segment {
-	offset := tcpLen
-	if h.Timestamps {
-		offset += timestampLen
-	}
-	b := make([]byte, 0, etherLen+ipv4Len+offset+len(payload))
+	b := make([]byte, 0, etherLen+ipv4Len+tcpLen+len(payload))
 	b = append(append(b, h.Destination[:]...), h.Source[:]...)
 	b = binary.BigEndian.AppendUint16(b, etherIPv4)
 
 	b = append(b, 0x45, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(ipv4Len+offset+len(payload)))
+	b = binary.BigEndian.AppendUint16(b, uint16(ipv4Len+tcpLen+len(payload)))
 	b = append(b, 0, 0, 0x40, 0, 64, protocolTCP, 0, 0) // DF, TTL 64
 	remote, local := h.Remote.Addr().As4(), h.Local.Addr().As4()
 	b = append(append(b, remote[:]...), local[:]...)
@@ -152,14 +146,9 @@ func Build(h Header, payload []byte) Segment {
 	b = binary.BigEndian.AppendUint16(b, h.Local.Port())
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Seq))
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Ack))
-	b = append(b, byte(offset/4<<4), 0x10) // ACK
+	b = append(b, tcpLen/4<<4, 0x10) // ACK
 	b = binary.BigEndian.AppendUint16(b, h.Window)
 	b = append(b, 0, 0, 0, 0)
-	if h.Timestamps {
-		b = append(b, 1, 1, 8, 10) // two NOPs, RFC 7323
-		b = binary.BigEndian.AppendUint32(b, h.TSVal)
-		b = append(b, 0, 0, 0, 0)
-	}
 	b = append(b, payload...)
 	ip := b[etherLen:]
 	tcp := ip[ipv4Len:]

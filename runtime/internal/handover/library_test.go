@@ -283,6 +283,13 @@ func (c *conn) poll() {
 	}
 }
 
+// nextMeta is what stands in front of the next frame in the ring.
+func (l *library) nextMeta() *abi.RxMeta {
+	at := l.rx.offs.Desc + uint64(*l.rx.consumer()&(l.rx.size-1))*16
+	addr := binary.NativeEndian.Uint64(l.rx.mem[at:])
+	return (*abi.RxMeta)(unsafe.Pointer(&l.umem[addr-uint64(unsafe.Sizeof(abi.RxMeta{}))]))
+}
+
 // take handles a frame; false if it stays in the stash.
 func (c *conn) take(m *abi.RxMeta, addr uint64, length uint32) bool {
 	if uint32(m.Slot) != c.slot || m.Generation != c.a.Generation {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -543,6 +544,59 @@ func TestStopDemotesWithoutTheProgram(t *testing.T) {
 	h.stop()
 	expect(t, peer, lost)
 	exchange(t, ours, peer, 2000)
+}
+
+// nineSegments has the peer send nine segments, which stay in the ring.
+func nineSegments(t *testing.T, l *library, peer *net.TCPConn) []byte {
+	t.Helper()
+	data := random(9000)
+	for part := data; len(part) > 0; part = part[1000:] {
+		send(t, peer, part[:1000])
+		time.Sleep(2 * time.Millisecond) // a segment of its own
+	}
+	for deadline := time.Now().Add(3 * time.Second); atomic.LoadUint32(l.rx.producer())-l.taken < 9; {
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d frames came", atomic.LoadUint32(l.rx.producer())-l.taken)
+		}
+	}
+	return data
+}
+
+// What the rings hold when the daemon takes over is in the kernel's queue
+// afterwards.
+func TestTakeoverTakesTheRings(t *testing.T) {
+	h := newHost(t)
+	l := newLibrary(t, h.runDir)
+	ours, peer := h.dial(t, false)
+	exchange(t, ours, peer, 100)
+	c := l.conn(66, ours)
+	promote(t, l, c, ours, peer)
+	fastExchange(t, c, peer, 500)
+	data := nineSegments(t, l, peer)
+	if errno := askForeign(t, h, c.fd); errno != 0 { // the program does not answer
+		t.Fatal(errno)
+	}
+	if n := must1(t)(unix.IoctlGetInt(ours.fd, unix.SIOCINQ)); n != len(data) {
+		t.Errorf("%d of %d octets are in the kernel's queue", n, len(data))
+	}
+	expect(t, ours, data)
+	exchange(t, ours, peer, 2000)
+	if stats, err := h.manager.Stats(); err != nil || stats.Seized != 1 || stats.Stuck != 0 {
+		t.Errorf("statistics %+v, %v", stats, err)
+	}
+}
+
+// askForeign asks, as another process, for the demotion of a socket.
+func askForeign(t *testing.T, h *host, fd int) unix.Errno {
+	t.Helper()
+	other := library{t: t, whole: t}
+	other.control = must1(t)(unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0))
+	defer unix.Close(other.control)
+	must(t, unix.Connect(other.control, &unix.SockaddrUnix{Name: filepath.Join(h.runDir, control.SocketName)}))
+	other.send(control.Slot(abi.MsgTypeDemoteForeign, 0, 0, abi.PathReasonFork), fd)
+	var done abi.MsgDone
+	other.receive(&done, abi.MsgTypeDone)
+	return unix.Errno(done.Error)
 }
 
 // Nobody can take the daemon's threads by connecting again and again.

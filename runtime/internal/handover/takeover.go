@@ -222,7 +222,6 @@ func (s *Slot) injectBeyond(conn *abi.Conn, beyond []chunk) {
 		Tuple:  frame.Tuple{Local: s.sock.local, Remote: s.sock.remote},
 		Source: conn.ObsMac, Destination: [6]byte(device.HardwareAddr),
 		Ack: seq.Num(conn.SndUna), Window: uint16(min(conn.SndWnd>>conn.SndWscale, maxUnscaled)),
-		Timestamps: conn.Flags&abi.ConnTimestamps != 0, TSVal: conn.TsRecent,
 	}
 	size := min(max(int(conn.Mss), abi.TcpOptions), frame.LargestPayload)
 	for _, c := range beyond {
