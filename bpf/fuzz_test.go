@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	abi "github.com/etran-go/etran/c-abi"
 )
 
@@ -82,11 +84,38 @@ func FuzzDataPath(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		in := &tape{input}
-		z := &fuzzed{TB: t, tape: in, lab: active(t, in.standard)}
+		z := &fuzzed{TB: t, tape: in, lab: activeAgain(t, in.standard)}
 		for z.step = 0; z.step < fuzzSteps && !z.ended(); z.step++ {
 			z.anyStep()
 		}
 	})
+}
+
+var fuzzPub *ebpf.Map
+
+// activeAgain is active for very many times: it keeps the published map, since
+// another one costs an RCU grace period.
+func activeAgain(t testing.TB, set func(*abi.Conn)) *lab {
+	t.Helper()
+	l, err := theLab()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fuzzPub == nil || l.pub != fuzzPub {
+		l.reset(t)
+		fuzzPub = l.pub
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(l.Conns.Put(l.index(), &abi.Conn{}))
+	must(l.InstallConn(l.index(), standard()))
+	must(l.Rings.Put(uint32(app*abi.MaxRings+ringNo), abi.Ring{Consumed: l.ring(t, ringNo).Delivered}))
+	l.activate(t, set)
+	return l
 }
 
 // standard changes the connection that a tape is about.

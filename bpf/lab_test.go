@@ -171,6 +171,13 @@ func standard() *abi.Conn {
 func active(t testing.TB, set func(*abi.Conn)) *lab {
 	t.Helper()
 	l := fresh(t)
+	l.activate(t, set)
+	return l
+}
+
+// activate takes the fresh standard connection through its states.
+func (l *lab) activate(t testing.TB, set func(*abi.Conn)) {
+	t.Helper()
 	l.enter(t, abi.FlowStateObserve)
 	l.enter(t, abi.FlowStateHold)
 	c := standard()
@@ -186,7 +193,6 @@ func active(t testing.TB, set func(*abi.Conn)) *lab {
 	if err := l.Conns.Put(l.index(), c); err != nil {
 		t.Fatal(err)
 	}
-	return l
 }
 
 // enter makes the next step of the life of a connection.
