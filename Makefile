@@ -20,7 +20,7 @@ TEST_COMMANDS := $(addprefix build/etran-,$(call names,tests/cmd))
 GO_DIRS := c-abi bpf shim runtime tests
 C_FILES = $(shell find $(GO_DIRS) -name '*.[ch]' ! -name vmlinux.h)
 
-.PHONY: all deps generate c asan demo test lint fmt clean FORCE
+.PHONY: all deps generate c asan demo test fuzz lint fmt clean FORCE
 
 all: $(COMMANDS) $(TEST_COMMANDS) c
 
@@ -60,6 +60,14 @@ demo: deps all
 # time. Every test counts itself; the last line is the sum.
 test: deps all asan
 	build/etran-tally build/asan -count=1 -p 1 -timeout 15m ./...
+
+# Every fuzzer for a while, one after another. What they find is kept in
+# testdata/fuzz beside them, and runs with the tests from then on.
+FUZZTIME ?= 1m
+FUZZERS = $(shell grep -or --include=*_test.go '^func Fuzz[A-Za-z]*' $(GO_DIRS) | sed 's,/[^/]*:func ,:,' | sort)
+fuzz: $(GENERATED)
+	@for f in $(FUZZERS); do echo "== $$f" && go test ./$${f%%:*} -run XXX -fuzz "^$${f##*:}$$" \
+		-fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 1 || exit 1; done
 
 lint: $(GENERATED)
 	@test -z "$$(gofmt -l $(GO_DIRS))" || { gofmt -d $(GO_DIRS); exit 1; }

@@ -92,7 +92,8 @@ static __always_inline __u32 tcp_check_send(struct tcp_output *out)
 	out->seq = conn->snd_nxt;
 	if (h->flags & ETRAN_TX_PROBE) {
 		out->seq = conn->snd_una - 1;
-		return h->length ? ETRAN_DROP_TX_MALFORMED : ETRAN_DROP_NONE;
+		/* Blocks would go out unchecked. */
+		return h->length || out->sack ? ETRAN_DROP_TX_MALFORMED : ETRAN_DROP_NONE;
 	}
 	if (h->length > conn->mss)
 		return ETRAN_DROP_TX_MTU;

@@ -412,6 +412,17 @@ func TestSackRefused(t *testing.T) {
 	}
 }
 
+// A probe is never more than a probe: blocks on one would go out as they are.
+func TestProbeHasNoSack(t *testing.T) {
+	l := active(t, func(c *abi.Conn) { c.RcvHigh, c.Flags = 9000, c.Flags|abi.ConnSack })
+	probe := header(func(h *abi.TxHeader) { h.Flags = abi.TxProbe })
+	r := l.write(t, sackFrame(probe, blocks(1<<32-1, [2]uint32{2000, 3000})))
+	if r.verdict != verdictDrop || r.counted != "tx_malformed" {
+		t.Errorf("verdict %d, counted %q", r.verdict, r.counted)
+	}
+	sameConn(t, "record", r.after, r.before)
+}
+
 func TestOfferWindow(t *testing.T) {
 	offers := func(n uint32) func(*abi.TxHeader) { return func(h *abi.TxHeader) { h.Wnd = n } }
 	edge := func(n uint32) func(*abi.Conn) { return func(c *abi.Conn) { c.RcvAdv = n } }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -26,13 +27,15 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "bpf: SKIPPED, the tests need root")
 		os.Exit(0)
 	}
-	if os.Getenv(inside) == "" {
+	// The worker of a fuzzing run inherits the variable, but needs its own.
+	if self := strconv.Itoa(os.Getpid()); os.Getenv(inside) != self {
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			fmt.Fprintln(os.Stderr, "bpf: unshare network namespace:", err)
 			os.Exit(1)
 		}
-		err := unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), inside+"=1"))
+		os.Setenv(inside, self)
+		err := unix.Exec("/proc/self/exe", os.Args, os.Environ())
 		fmt.Fprintln(os.Stderr, "bpf: exec:", err)
 		os.Exit(1)
 	}
@@ -168,6 +171,13 @@ func standard() *abi.Conn {
 func active(t testing.TB, set func(*abi.Conn)) *lab {
 	t.Helper()
 	l := fresh(t)
+	l.activate(t, set)
+	return l
+}
+
+// activate takes the fresh standard connection through its states.
+func (l *lab) activate(t testing.TB, set func(*abi.Conn)) {
+	t.Helper()
 	l.enter(t, abi.FlowStateObserve)
 	l.enter(t, abi.FlowStateHold)
 	c := standard()
@@ -183,7 +193,6 @@ func active(t testing.TB, set func(*abi.Conn)) *lab {
 	if err := l.Conns.Put(l.index(), c); err != nil {
 		t.Fatal(err)
 	}
-	return l
 }
 
 // enter makes the next step of the life of a connection.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etran-go/etran/runtime/internal/config"
+	"github.com/etran-go/etran/runtime/internal/loglimit"
 )
 
 // version is set by the linker.
@@ -42,7 +43,7 @@ func run(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	log := slog.New(loglimit.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelInfo})))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	d, err := start(ctx, c, log)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -32,7 +33,10 @@ type App struct {
 	comm       string
 	arena      *arena.Arena
 	pub        *ebpf.Map
-	wake       int // eventfd
+	wake       int           // eventfd
+	workers    chan struct{} // held by every request being handled, see maxWorkers
+
+	checking atomic.Bool // the timers look at its slots
 
 	claimMu    sync.Mutex // held while rings are made
 	rings      *rings
@@ -49,6 +53,10 @@ type App struct {
 	order   [abi.AppSlots]mailbox
 	history map[uint64]handover.Note // by socket cookie
 }
+
+// maxWorkers bounds the requests of one application that are handled at a time:
+// a program can make each last, and each takes a thread.
+const maxWorkers = 32
 
 // open gives the application what every one gets.
 func (a *App) open() error {
@@ -139,7 +147,7 @@ func (a *App) run(s *control.Session) {
 			break
 		}
 		limiter.wait()
-		a.handle(s, msg)
+		limiter.charge(func() { a.handle(s, msg) })
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -178,13 +186,20 @@ func (a *App) handleSlot(msg control.Message) {
 		return
 	}
 	job := func() {
+		a.workers <- struct{}{}
+		defer func() { <-a.workers }()
 		if err := act(slot, msg); err != nil {
 			a.m.log.Debug("request refused", "app", a.id, "slot", index, "type", msg.Type, "error", err)
 		}
 	}
 	// Observing may take its time, as the claim of a device does. A switch
 	// keeps the program waiting: it is done here and now.
-	a.order[index].do(job, msg.Type == abi.MsgTypeObserve)
+	if !a.order[index].do(job, msg.Type == abi.MsgTypeObserve) {
+		a.m.log.Debug("program sends more than it may", "app", a.id, "slot", index)
+		if msg.Fd >= 0 {
+			unix.Close(msg.Fd)
+		}
+	}
 }
 
 func act(s *handover.Slot, msg control.Message) error {

@@ -30,6 +30,31 @@ func TestMailboxRunsFastJobsHere(t *testing.T) {
 	}
 }
 
+func TestMailboxIsBounded(t *testing.T) {
+	var b mailbox
+	release := make(chan bool)
+	b.do(func() { <-release }, true)
+	for n := range maxQueued {
+		if !b.do(func() {}, false) {
+			t.Errorf("job %d refused", n)
+		}
+	}
+	if b.do(func() { t.Error("refused job ran") }, false) {
+		t.Error("job beyond the bound accepted")
+	}
+	close(release)
+}
+
+func TestRateChargesTime(t *testing.T) {
+	r := rate{perSecond: 1000, last: time.Now()}
+	r.spent(275 * time.Millisecond)
+	start := time.Now()
+	r.wait()
+	if passed := time.Since(start); passed < 80*time.Millisecond || passed > time.Second {
+		t.Errorf("after 275 ms of work the next message waited %v", passed)
+	}
+}
+
 func TestRateLetsBurstsThrough(t *testing.T) {
 	r := rate{perSecond: 1000, last: time.Now()}
 	start := time.Now()

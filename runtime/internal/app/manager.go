@@ -220,11 +220,13 @@ func (m *Manager) greet(s *control.Session) *App {
 	if err := s.SetPatience(firstMessage); err != nil {
 		return nil
 	}
+	limiter := rate{perSecond: m.cfg.Policy.MessageRate, last: time.Now()}
 	for {
 		msg, err := s.Receive()
 		if err != nil {
 			return nil
 		}
+		limiter.wait()
 		switch msg.Type {
 		case abi.MsgTypeDemoteForeign:
 			m.demoteForeign(s, msg.Fd)
@@ -274,7 +276,7 @@ func (m *Manager) newApp(s *control.Session, comm string) (*App, abi.PathReason,
 		return nil, abi.PathReasonPolicy, nil
 	}
 	a := &App{m: m, peer: s.Peer, comm: comm, generation: m.nextGeneration(), session: s, wake: -1,
-		history: make(map[uint64]handover.Note)}
+		workers: make(chan struct{}, maxWorkers), history: make(map[uint64]handover.Note)}
 	if reason := m.addApp(a); reason != abi.PathReasonOk {
 		return nil, reason, nil
 	}
@@ -293,6 +295,9 @@ func (m *Manager) addApp(a *App) abi.PathReason {
 	if m.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
+	if a.peer.Uid != 0 && m.userApps(a.peer.Uid) >= m.cfg.Policy.MaxUserApps {
+		return abi.PathReasonLimit
+	}
 	for id := range m.cfg.Policy.MaxApps {
 		if m.apps[id] == nil {
 			a.id = uint16(id)
@@ -301,6 +306,17 @@ func (m *Manager) addApp(a *App) abi.PathReason {
 		}
 	}
 	return abi.PathReasonLimit
+}
+
+// userApps counts a user's applications; m.mu is held.
+func (m *Manager) userApps(uid uint32) int {
+	n := 0
+	for _, a := range m.apps {
+		if a != nil && a.peer.Uid == uid {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *Manager) removeApp(a *App) {
@@ -392,19 +408,24 @@ func (m *Manager) demoteForeign(s *control.Session, fd int) {
 }
 
 // The asking library waits for two seconds.
-const foreignPatience = 1900 * time.Millisecond
+const (
+	foreignPatience = 1900 * time.Millisecond
+	foreignPause    = 50 * time.Millisecond
+)
 
 func (m *Manager) awaitKernel(fd int) error {
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {
 		return fmt.Errorf("read SO_COOKIE: %w", err)
 	}
-	asked := false
-	for deadline := time.Now().Add(foreignPatience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	asked, pause := false, time.Millisecond
+	for deadline := time.Now().Add(foreignPatience); time.Now().Before(deadline); time.Sleep(pause) {
 		a, slot := m.find(cookie)
 		if slot == nil {
 			return nil
 		}
+		// Looking costs time, and anybody can make us look.
+		pause = min(2*pause, foreignPause)
 		if generation, fast := slot.Generation(); fast && !asked {
 			asked = true
 			a.please(abi.MsgTypePleaseDemote, slot, generation, abi.PathReasonFork)

@@ -27,9 +27,15 @@ func (m *Manager) runTimers(ctx context.Context) {
 			return
 		case now := <-ticker.C:
 			for _, a := range m.list() {
-				a.checkTimers(now)
-				if turn%auditTurns == 0 {
-					a.audit()
+				// A program can make it last; the others do not wait.
+				if a.checking.CompareAndSwap(false, true) {
+					go func() {
+						defer a.checking.Store(false)
+						a.checkTimers(now)
+						if turn%auditTurns == 0 {
+							a.audit()
+						}
+					}()
 				}
 			}
 			m.checkStrays()

@@ -42,8 +42,8 @@ func NewLayout() Layout {
 
 func roundUp(n, to uint64) uint64 { return (n + to - 1) / to * to }
 
-// Arena is one application's arena. It stays mapped as long as somebody in the
-// daemon can reach it: a tool may look at an application that ends.
+// Arena is one application's arena. Its addresses stay valid as long as somebody
+// in the daemon can reach it: a tool may look at an application that ends.
 type Arena struct {
 	fd     int
 	mem    []byte
@@ -93,8 +93,12 @@ func SealedMemfd(name string, size int64) (int, error) {
 	return fd, nil
 }
 
-// Close closes the descriptor.
-func (a *Arena) Close() { _ = unix.Close(a.fd) }
+// Close gives the memory back. It can be half a gigabyte, so it does not wait
+// until nobody can reach it any more; whoever looks later finds zeros.
+func (a *Arena) Close() {
+	_ = a.replaceByZeros() // after an error the memory goes with the last look
+	_ = unix.Close(a.fd)
+}
 
 // Fd is the memfd, for the application.
 func (a *Arena) Fd() int { return a.fd }

@@ -4,6 +4,9 @@ package arena
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +44,35 @@ func TestArenaIsSealedAndSparse(t *testing.T) {
 	var st unix.Stat_t
 	if err := unix.Fstat(a.Fd(), &st); err != nil || st.Blocks*512 > 1<<20 {
 		t.Errorf("a new arena takes %d octets, %v", st.Blocks*512, err)
+	}
+}
+
+// A dead program's memory goes at once, although the daemon may still look.
+func TestCloseGivesMemoryBack(t *testing.T) {
+	a, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Slot(40).SetPhase(abi.PhaseFast)
+	other, err := unix.Dup(a.Fd()) // to see what the file still has
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(other)
+	a.Close()
+	if p := a.Slot(40).Phase(); p != abi.PhaseFree {
+		t.Errorf("phase %d after the end", p)
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(other, &st); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(maps), fmt.Sprintf(" %d ", st.Ino)) {
+		t.Error("the arena is still mapped")
 	}
 }
 

@@ -18,6 +18,13 @@ const (
 	stashSize = uint64(unsafe.Sizeof(abi.Stash{}))
 )
 
+func (a *Arena) replaceByZeros() error {
+	addr := unsafe.Pointer(&a.mem[0])
+	_, err := unix.MmapPtr(-1, 0, addr, uintptr(len(a.mem)), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_FIXED|unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	return err
+}
+
 func (a *Arena) header() *abi.Arena {
 	return (*abi.Arena)(unsafe.Pointer(&a.mem[0]))
 }

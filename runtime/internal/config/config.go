@@ -72,6 +72,8 @@ type Policy struct {
 	ExcludePorts    []uint16       `toml:"exclude_ports"`
 	ExcludeNetworks []netip.Prefix `toml:"exclude_networks"`
 	MaxApps         int            `toml:"max_apps"`
+	// MaxUserApps bounds the applications of one user other than root.
+	MaxUserApps int `toml:"max_user_apps"`
 	// MaxConns bounds the connections of one application.
 	MaxConns int `toml:"max_conns"`
 	// MessageRate bounds the control messages of one application, per
@@ -96,6 +98,7 @@ func Default() Config {
 		SpinUs:       uint32(defaultSpin.Microseconds()),
 		Policy: Policy{
 			MaxApps:     abi.MaxApps,
+			MaxUserApps: abi.MaxApps * 3 / 4,
 			MaxConns:    maxConns,
 			MessageRate: 20000,
 		},
@@ -176,6 +179,7 @@ func (c *Config) validate() error {
 		value, max int
 	}{
 		{"max_apps", c.Policy.MaxApps, abi.MaxApps},
+		{"max_user_apps", c.Policy.MaxUserApps, abi.MaxApps},
 		{"max_conns", c.Policy.MaxConns, maxConns},
 		{"message_rate", c.Policy.MessageRate, 1 << 20},
 	} {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -89,7 +90,7 @@ func FuzzDecode(f *testing.F) {
 }
 
 // connect makes a session and the program's end of it.
-func connect(t *testing.T) (*Session, int) {
+func connect(t testing.TB) (*Session, int) {
 	t.Helper()
 	dir := t.TempDir()
 	l, err := Listen(dir)
@@ -111,6 +112,55 @@ func connect(t *testing.T) (*Session, int) {
 	}
 	t.Cleanup(func() { unix.Close(s.Peer.Pidfd); s.Close() })
 	return s, fd
+}
+
+// FuzzSession sends packets with descriptors over a live session: whatever
+// comes, the descriptors end with the message or are closed.
+func FuzzSession(f *testing.F) {
+	f.Add(encode(f, register()), uint8(0))
+	f.Add(encode(f, Slot(abi.MsgTypeObserve, 40, 0, 0)), uint8(1))
+	f.Add(encode(f, Slot(abi.MsgTypeDemoteForeign, 40, 0, 0)), uint8(2))
+	f.Add(make([]byte, maxPacket+1), uint8(maxFds+1))
+	s, peer := connect(f)
+	expected := -1
+	// The descriptor that the next open gets.
+	lowest := func(t *testing.T) int {
+		fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		return fd
+	}
+	f.Fuzz(func(t *testing.T, packet []byte, fds uint8) {
+		if expected < 0 {
+			expected = lowest(t)
+		}
+		rights := make([]int, fds%32)
+		for i := range rights {
+			rights[i] = peer
+		}
+		if len(packet) == 0 || len(packet) > 4*maxPacket {
+			return // an empty packet is the end of a session
+		}
+		var oob []byte
+		if len(rights) > 0 {
+			oob = unix.UnixRights(rights...)
+		}
+		if err := unix.Sendmsg(peer, packet, oob, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		m, err := s.Receive()
+		if err != nil && !errors.Is(err, ErrProtocol) {
+			t.Fatalf("error of another kind: %v", err)
+		}
+		if err == nil && m.Fd >= 0 {
+			unix.Close(m.Fd)
+		}
+		if now := lowest(t); now != expected {
+			t.Errorf("descriptor %d is open after %d octets with %d descriptors", expected, len(packet), len(rights))
+		}
+	})
 }
 
 func TestSessionKnowsItsPeer(t *testing.T) {
@@ -161,6 +211,45 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(list)
+}
+
+// Without a free descriptor nobody can be accepted, for a while.
+func TestAcceptOutlastsExhaustion(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan error)
+	go func() {
+		s, err := l.Accept()
+		if err == nil {
+			unix.Close(s.Peer.Pidfd)
+			s.Close()
+		}
+		accepted <- err
+	}()
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: filepath.Join(dir, SocketName)})
+	time.Sleep(3 * acceptPause)
+	if back := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil || back != nil {
+		t.Fatal(err, back)
+	}
+	if err := <-accepted; err != nil {
+		t.Errorf("listener gave up: %v", err)
+	}
 }
 
 func TestEndOfSession(t *testing.T) {

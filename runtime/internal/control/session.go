@@ -24,6 +24,8 @@ const (
 	// received to be closed.
 	maxFds    = 8
 	maxPacket = 256
+
+	acceptPause = 10 * time.Millisecond
 )
 
 // Peer is the process at the other end, as the kernel says.
@@ -72,6 +74,10 @@ func (l *Listener) Accept() (*Session, error) {
 		if err == unix.EINTR || err == unix.ECONNABORTED {
 			continue
 		}
+		if exhausted(err) {
+			time.Sleep(acceptPause)
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("accept on %s: %w", l.path, err)
 		}
@@ -82,6 +88,11 @@ func (l *Listener) Accept() (*Session, error) {
 		}
 		return &Session{fd: fd, Peer: peer}, nil
 	}
+}
+
+// exhausted says whether an error passes when others give something back.
+func exhausted(err error) bool {
+	return err == unix.EMFILE || err == unix.ENFILE || err == unix.ENOBUFS || err == unix.ENOMEM
 }
 
 // Close stops accepting.

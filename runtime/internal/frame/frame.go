@@ -45,7 +45,8 @@ type Segment struct {
 }
 
 // Parse checks that raw is one whole, unfragmented TCP over IPv4 segment that
-// the peer of t sent. The result shares raw's memory.
+// the peer of t sent. IPv4 options are refused: they can tell the kernel to send
+// the datagram on, and the peer sends it again anyway. The result shares raw's memory.
 func Parse(raw []byte, t Tuple) (Segment, error) {
 	if len(raw) < etherLen+ipv4Len+tcpLen || len(raw) > Largest {
 		return Segment{}, fmt.Errorf("frame of %d octets: %w", len(raw), ErrForeign)
@@ -56,7 +57,7 @@ func Parse(raw []byte, t Tuple) (Segment, error) {
 	ip := raw[etherLen:]
 	headerLen, total := int(ip[0]&0x0f)*4, int(binary.BigEndian.Uint16(ip[2:]))
 	switch {
-	case ip[0]>>4 != 4 || headerLen < ipv4Len || total < headerLen+tcpLen || total > len(ip):
+	case ip[0]>>4 != 4 || headerLen != ipv4Len || total < headerLen+tcpLen || total > len(ip):
 		return Segment{}, fmt.Errorf("IPv4 lengths: %w", ErrForeign)
 	case ip[9] != protocolTCP || binary.BigEndian.Uint16(ip[6:])&0x3fff != 0:
 		return Segment{}, fmt.Errorf("not an unfragmented TCP segment: %w", ErrForeign)

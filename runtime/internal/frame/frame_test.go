@@ -54,6 +54,7 @@ func TestParseRefusesWhatIsNotOurs(t *testing.T) {
 		"IPv6":          func(f []byte) []byte { f[12], f[13] = 0x86, 0xdd; return f },
 		"version":       func(f []byte) []byte { f[14] = 0x65; return f },
 		"header length": func(f []byte) []byte { f[14] = 0x44; return f },
+		"IPv4 options":  func(f []byte) []byte { f[14], f[17] = 0x46, 44; return append(f, make([]byte, 4)...) },
 		"total beyond":  func(f []byte) []byte { f[17] = 200; return f },
 		"total small":   func(f []byte) []byte { f[17] = 30; return f },
 		"fragment":      func(f []byte) []byte { f[20] = 0x20; return f },

@@ -55,7 +55,6 @@ func (s *Slot) giveBack(conn *abi.Conn, c *contents, reason abi.PathReason, fini
 	s.note.Reason = reason
 	traffic := counters.Fast(conn)
 	s.note.Traffic.Add(traffic)
-	s.env.Counters.End(traffic)
 	s.env.Counters.Demotions.Add(reason)
 	s.mem.SetReason(reason)
 	s.mem.SetTaken(c.words.Rcv.Read, c.words.Snd.End)
@@ -65,12 +64,19 @@ func (s *Slot) giveBack(conn *abi.Conn, c *contents, reason abi.PathReason, fini
 	plan.Sample = len(plan.InFlight)+len(plan.Unsent) > 0
 	probe := plan.Sample || plan.RcvNxt != seq.Num(conn.RcvNxt) || reason == abi.PathReasonKeepalive
 	err := s.restore(plan, probe, int(min(c.words.Keepalive, 1)), int(c.words.UserTimeout&(1<<31-1)))
+	if err == nil && s.forged() {
+		err = errForged
+	}
 	s.asleep = nil
 	s.removeFlow()
 	if err != nil {
 		s.env.Log.Error("connection lost: the kernel socket could not be restored",
 			"slot", s.name(), "local", s.sock.local, "remote", s.sock.remote, "error", err)
 		repair.Abandon(s.fd)
+	}
+	// Together: what is live is counted there until the phase changes.
+	s.env.Counters.End(traffic)
+	if err != nil {
 		s.setPhase(abi.PhaseDemoteFailed)
 		return
 	}

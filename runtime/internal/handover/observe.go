@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"golang.org/x/sys/unix"
-
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/ipsec"
 	"github.com/etran-go/etran/runtime/internal/nexthop"
@@ -20,7 +18,7 @@ func (s *Slot) Observe(fd, number int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.phase != abi.PhaseFree && s.phase != abi.PhaseRefused {
-		unix.Close(fd)
+		s.closeSocket(fd)
 		return ErrPhase
 	}
 	s.fd, s.note, s.sock = fd, Note{}, socket{}

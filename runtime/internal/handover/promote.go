@@ -38,7 +38,14 @@ func (s *Slot) Switch() error {
 		return ErrPhase
 	}
 	start := time.Now()
-	if reason := s.promote(); reason != abi.PathReasonOk {
+	reason := abi.PathReasonNotEstablished
+	if !s.gone() { // or others' segments would be held
+		reason = s.promote()
+		if s.forged() {
+			reason = abi.PathReasonProtocol
+		}
+	}
+	if reason != abi.PathReasonOk {
 		s.abort(reason)
 		return nil
 	}

@@ -67,6 +67,9 @@ func (s *Slot) heldFrames(ring []xsk.Frame) []frame.Segment {
 
 // inject gives segments to the kernel as if they had come from the device.
 func (s *Slot) inject(segments []frame.Segment) {
+	if len(segments) == 0 || s.gone() {
+		return // the addresses may be another's now
+	}
 	for _, segment := range segments {
 		if !segment.CompleteChecksum() {
 			s.env.Log.Debug("held frame was changed on its way", "slot", s.name())

@@ -13,9 +13,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/arena"
@@ -103,6 +100,8 @@ type Env struct {
 	NetnsCookie uint64
 	// Stopping: nothing is promoted any more.
 	Stopping atomic.Bool
+	// closing counts descriptors that are being closed, see closeSocket.
+	closing atomic.Int32
 	// NextGeneration returns a number that no slot had before, never 0.
 	NextGeneration func() uint32
 }
@@ -142,11 +141,15 @@ type Slot struct {
 	expected   uint32 // generation that the program was asked to demote, 0 none
 	alone      bool   // the switch was ended without the library, which may still ask for REINJECT
 	ended      bool   // the application is gone: nothing is begun any more
+
+	seen atomic.Pointer[view]
 }
 
 // NewSlot makes the daemon's side of a slot.
 func NewSlot(env *Env, owner Owner, a *arena.Arena, app, slot uint16) *Slot {
-	return &Slot{env: env, owner: owner, arena: a, mem: a.Slot(uint32(slot)), app: app, slot: slot, fd: -1}
+	s := &Slot{env: env, owner: owner, arena: a, mem: a.Slot(uint32(slot)), app: app, slot: slot, fd: -1}
+	s.show()
+	return s
 }
 
 // transitions are the daemon's: phases that the library sets on its own
@@ -168,6 +171,7 @@ func (s *Slot) setPhase(to abi.Phase) {
 		panic(fmt.Sprintf("handover: phase %d to %d", s.phase, to))
 	}
 	s.phase = to
+	s.show()
 	s.mem.SetPhase(to)
 	switch to {
 	case abi.PhaseFast, abi.PhaseAborted, abi.PhaseRefused, abi.PhaseDemoted, abi.PhaseDemoteFailed:
@@ -216,9 +220,10 @@ func (s *Slot) drop() {
 		s.hop = nexthop.Hop{}
 	}
 	if s.fd >= 0 {
-		unix.Close(s.fd)
+		s.closeSocket(s.fd)
 		s.fd = -1
 	}
+	s.show()
 }
 
 func (s *Slot) key() abi.FlowKey {
@@ -244,48 +249,12 @@ type Note struct {
 	Traffic counters.Traffic
 }
 
-// Note describes the connection; ok is false if the slot has none, or is in a
-// switch that takes long.
-func (s *Slot) Note() (n Note, ok bool) {
-	for range 10 {
-		if s.mu.TryLock() {
-			defer s.mu.Unlock()
-			return s.describe(), s.fd >= 0
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return Note{}, false
-}
-
+// describe is Note while s.mu is held.
 func (s *Slot) describe() Note {
-	n := s.note
-	n.Phase, n.State = s.phase, s.state
-	n.Local, n.Remote, n.Cookie = s.sock.local, s.sock.remote, s.sock.cookie
-	w := s.mem.Words()
-	n.Traffic.KernelBytesIn += w.KernelBytesIn
-	n.Traffic.KernelBytesOut += w.KernelBytesOut
-	if s.phase == abi.PhaseFast {
-		if conn, err := s.env.Path.Read(s.index()); err == nil {
-			n.Traffic.Add(counters.Fast(&conn))
-			n.SRTTUs = conn.SrttUs
-		}
-	}
+	s.show()
+	n, _ := s.Note()
 	return n
 }
 
 // Index is the slot's number within its application.
 func (s *Slot) Index() uint32 { return uint32(s.slot) }
-
-// LiveTraffic is what a fast connection has moved since its promotion.
-func (s *Slot) LiveTraffic() counters.Traffic {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.phase != abi.PhaseFast {
-		return counters.Traffic{}
-	}
-	conn, err := s.env.Path.Read(s.index())
-	if err != nil {
-		return counters.Traffic{}
-	}
-	return counters.Fast(&conn)
-}

@@ -60,6 +60,10 @@ func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
 	if s.phase != abi.PhaseFast {
 		return 0, abi.PathReasonOk
 	}
+	if s.moved() {
+		s.lose()
+		return 0, abi.PathReasonOk
+	}
 	if reason := s.endedByOthers(); reason != abi.PathReasonOk {
 		return s.generation, reason
 	}
@@ -115,29 +119,4 @@ func (s *Slot) keepIdle() time.Duration {
 		seconds = 7200 // Linux' default
 	}
 	return time.Duration(seconds) * time.Second
-}
-
-// OnDevice says whether the connection is fast on a device.
-func (s *Slot) OnDevice(ifindex int) (generation uint32, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.generation, s.phase == abi.PhaseFast && s.device.Ifindex == ifindex
-}
-
-// Rerouted says whether the connection is fast and its route is not what it
-// was.
-func (s *Slot) Rerouted() (generation uint32, rerouted bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.phase != abi.PhaseFast {
-		return 0, false
-	}
-	return s.generation, !s.env.Hops.Still(s.hop, s.sock.local.Addr(), s.sock.remote.Addr())
-}
-
-// Cookie returns the socket's cookie if the slot has a socket.
-func (s *Slot) Cookie() (cookie uint64, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sock.cookie, s.fd >= 0
 }
