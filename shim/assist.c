@@ -60,13 +60,15 @@ static void retransmission_timer(struct et_conn *c, uint64_t now)
 	}
 	if (now - c->timer_ns < rto_ns(c))
 		return;
-	if (c->timeouts == MAX_TIMEOUTS) {
+	/* Without a daemon the kernel cannot have it: go on as well as we can. */
+	if (c->timeouts == MAX_TIMEOUTS && et_up()) {
 		et_want(c, ETRAN_PATH_RTO);
 		if (c->user)
 			et_please(c->user, false, ETRAN_PATH_RTO);
 		return;
 	}
-	c->timeouts++;
+	if (c->timeouts < MAX_TIMEOUTS)
+		c->timeouts++;
 	c->timer_ns = now;
 	et_tx_retransmit(c);
 }
@@ -78,7 +80,7 @@ static void persist_timer(struct et_conn *c, uint64_t now)
 		c->timer_ns = now;
 		return;
 	}
-	if (now - c->timer_ns < PERSIST_NS) {
+	if (now - c->timer_ns < PERSIST_NS || !et_up()) {
 		et_tx_ack(c, ETRAN_TX_PROBE);
 		return;
 	}
@@ -220,8 +222,17 @@ static void park(void)
 	moved_ns = et_now_ns();
 }
 
+void et_assist_kick(void)
+{
+	const uint64_t one = 1;
+
+	if (atomic_load(&kick) >= 0)
+		et_sys_write(atomic_load(&kick), &one, sizeof(one));
+}
+
 void et_assist_start(void)
 {
+	et_assist_kick(); /* it may sleep on the rings of an earlier registration */
 	__atomic_store_n(&rings_came, 1, __ATOMIC_RELEASE);
 	et_futex_wake(&rings_came, 1);
 }

@@ -14,6 +14,7 @@ import (
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/control"
 	"github.com/etran-go/etran/runtime/internal/datapath"
+	"github.com/etran-go/etran/runtime/internal/die"
 	"github.com/etran-go/etran/runtime/internal/handover"
 	"github.com/etran-go/etran/runtime/internal/taps"
 	"github.com/etran-go/etran/runtime/internal/xsk"
@@ -46,6 +47,7 @@ type rings struct {
 
 type ownTap struct {
 	ifindex int
+	name    string
 	link    link.Link
 }
 
@@ -87,6 +89,8 @@ func (a *App) makeRings(d datapath.Device) error {
 	if r.set, err = xsk.Open(d.Ifindex, d.Queues); err != nil {
 		return err
 	}
+	a.saveRings(r)
+	die.At("rings-saved")
 	for queue, fd := range r.set.Sockets {
 		if err := a.m.path.SetXsk(uint32(a.id), uint32(firstRing+queue), fd); err != nil {
 			a.closeRings(r)
@@ -146,8 +150,11 @@ func (a *App) makeTap(r *rings) (*taps.Tap, error) {
 	if err != nil {
 		return nil, err
 	}
+	die.At("tap-made")
 	r.made++
-	r.taps = append(r.taps, ownTap{tap.Ifindex, l})
+	r.taps = append(r.taps, ownTap{tap.Ifindex, name, l})
+	a.saveRings(r)
+	die.At("tap-saved")
 	return tap, nil
 }
 
@@ -207,6 +214,7 @@ func (a *App) closeRings(r *rings) {
 		a.m.path.ReleaseTap(t.link)
 		errs = append(errs, a.m.space.Delete(t.ifindex))
 	}
+	a.m.journal.Delete(a.ringsItem())
 	r.set.Close()
 	if err := errors.Join(errs...); err != nil {
 		a.m.log.Error("rings not taken back wholly", "app", a.id, "error", err)

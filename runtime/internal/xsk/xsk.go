@@ -44,13 +44,39 @@ type Set struct {
 
 // Open makes the memory and binds a socket to every receive queue.
 func Open(ifindex, queues int) (*Set, error) {
-	s := &Set{Umem: -1, Frames: pow2(abi.RingSize*uint32(queues) + abi.StashSize)}
-	s.Fill = pow2((s.Frames + uint32(queues) - 1) / uint32(queues))
+	s := &Set{Umem: -1}
+	s.size(queues)
 	if err := s.open(ifindex, queues); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// Adopt takes over a set of an earlier daemon's. The descriptors become the
+// set's: its memory and a socket for each queue.
+func Adopt(umem int, sockets []int) (*Set, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(umem, &st); err != nil {
+		return nil, fmt.Errorf("look at the frame memory: %w", err)
+	}
+	s := &Set{Umem: umem, Sockets: sockets}
+	s.size(len(sockets))
+	size := int(s.Frames) * abi.FrameSize
+	if st.Size != int64(size) {
+		return nil, fmt.Errorf("frame memory of %d octets instead of %d: %w", st.Size, size, unix.EINVAL)
+	}
+	var err error
+	s.mem, err = unix.Mmap(umem, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %d octets of frame memory: %w", size, err)
+	}
+	return s, nil
+}
+
+func (s *Set) size(queues int) {
+	s.Frames = pow2(abi.RingSize*uint32(queues) + abi.StashSize)
+	s.Fill = pow2((s.Frames + uint32(queues) - 1) / uint32(queues))
 }
 
 func pow2(n uint32) uint32 { return 1 << bits.Len32(n-1) }
