@@ -163,7 +163,7 @@ func TestForcedDetach(t *testing.T) {
 	}
 	must(t, l.Close())
 	awaitUsable(t, d, true)
-	if !hasProgram(t, "dp0") || len(pins(t, c)) != 3 {
+	if !hasProgram(t, "dp0") || len(pins(t, c)) != 4 {
 		t.Errorf("attached %v, pins %v", hasProgram(t, "dp0"), pins(t, c))
 	}
 }
