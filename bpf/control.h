@@ -46,8 +46,8 @@ static __always_inline void conn_set_state(struct etran_conn *conn, struct etran
 static __always_inline void conn_take_dump(struct etran_conn *conn, const struct etran_conn *dump)
 {
 	conn->rcv_nxt = dump->rcv_nxt;
-	conn->rcv_high = seq_min(seq_max(conn->rcv_high, dump->rcv_nxt),
-				 dump->rcv_nxt + ETRAN_RCV_BUF);
+	conn->rcv_high =
+		seq_min(seq_max(conn->rcv_high, dump->rcv_nxt), dump->rcv_nxt + ETRAN_RCV_BUF);
 	conn->rcv_adv = seq_max(dump->rcv_adv, conn->rcv_high);
 	conn->snd_una = dump->snd_una;
 	conn->snd_nxt = dump->snd_nxt;

@@ -63,13 +63,15 @@ static void retransmission_timer(struct et_conn *c, uint64_t now)
 	}
 	if (now - c->timer_ns < rto_ns(c))
 		return;
-	if (c->timeouts == MAX_TIMEOUTS) {
+	/* Without a daemon the kernel cannot have it: go on as well as we can. */
+	if (c->timeouts == MAX_TIMEOUTS && et_up()) {
 		et_want(c, ETRAN_PATH_RTO);
 		if (c->user)
 			et_please(c->user, false, ETRAN_PATH_RTO);
 		return;
 	}
-	c->timeouts++;
+	if (c->timeouts < MAX_TIMEOUTS)
+		c->timeouts++;
 	c->timer_ns = now;
 	et_tx_retransmit(c);
 }
@@ -81,7 +83,7 @@ static void persist_timer(struct et_conn *c, uint64_t now)
 		c->timer_ns = now;
 		return;
 	}
-	if (now - c->timer_ns < PERSIST_NS) {
+	if (now - c->timer_ns < PERSIST_NS || !et_up()) {
 		et_tx_ack(c, ETRAN_TX_PROBE);
 		return;
 	}
@@ -223,15 +225,19 @@ static void park(void)
 	moved_ns = et_now_ns();
 }
 
-void et_assist_start(void)
+void et_assist_kick(void)
 {
 	const uint64_t one = 1;
 
-	__atomic_store_n(&rings_came, 1, __ATOMIC_RELEASE);
-	et_futex_wake(&rings_came, 1);
-	/* If it sleeps, it does so without the new ones. */
 	if (atomic_load(&kick) >= 0)
 		et_sys_write(atomic_load(&kick), &one, sizeof(one));
+}
+
+void et_assist_start(void)
+{
+	__atomic_store_n(&rings_came, 1, __ATOMIC_RELEASE);
+	et_futex_wake(&rings_came, 1);
+	et_assist_kick(); /* if it sleeps, it does so without the new ones */
 }
 
 void et_assist_run(void)

@@ -13,6 +13,11 @@ struct et_policy et_policy;
 
 /* How long a switch may take before the daemon is given up on. */
 #define SWITCH_LIMIT_NS 5000000000ull
+/* … and from the loss of a daemon on, until another one has taken its place. */
+#define DEMOTE_LIMIT_NS 10000000000ull
+/* How often, and how long at a time, to wait for a daemon that reads slowly. */
+#define TELL_TRIES 20
+#define TELL_NAP_NS 100000000
 #define SPIN_NS 50000ull
 
 bool et_up(void)
@@ -43,7 +48,7 @@ static bool change_phase(struct et_conn *c, enum etran_phase from, enum etran_ph
 	return true;
 }
 
-static int tell(struct et_conn *c, enum etran_msg_type type, enum etran_path_reason why, int fd)
+static int try_tell(struct et_conn *c, enum etran_msg_type type, enum etran_path_reason why, int fd)
 {
 	struct etran_msg_slot m = {
 		.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION, (uint16_t)type},
@@ -53,7 +58,125 @@ static int tell(struct et_conn *c, enum etran_msg_type type, enum etran_path_rea
 		.number = fd < 0 ? 0 : (uint32_t)fd,
 	};
 
-	return et_control_send(et_core.control, &m, sizeof(m), fd);
+	int sock, err;
+
+	/* Who closes `control` waits for us. */
+	atomic_fetch_add(&et_core.telling, 1);
+	sock = atomic_load(&et_core.control);
+	err = sock < 0 ? -ENOTCONN : et_control_send(sock, &m, sizeof(m), fd);
+	atomic_fetch_sub(&et_core.telling, 1);
+	return err;
+}
+
+/*
+ * For requests that are not taken back: without a session they are sent when
+ * there is one. Whoever brings the session up does that and then looks at
+ * `unsaid`; we mark there and then look for a session.
+ */
+static void tell(struct et_conn *c, enum etran_msg_type type, enum etran_path_reason why)
+{
+	int err = try_tell(c, type, why, -1);
+
+	for (int i = 0; err == -EAGAIN && i < TELL_TRIES; i++) {
+		struct pollfd p = {.fd = atomic_load(&et_core.control), .events = POLLOUT};
+		const struct timespec nap = {.tv_nsec = TELL_NAP_NS};
+
+		et_sys_ppoll(&p, 1, &nap);
+		err = try_tell(c, type, why, -1);
+	}
+	if (!err)
+		return;
+	atomic_store(&et_core.unsaid[c->slot], (uint8_t)type);
+	if (et_up() && atomic_exchange(&et_core.unsaid[c->slot], 0))
+		try_tell(c, type, why, -1);
+}
+
+void et_conn_resay(void)
+{
+	for (uint32_t i = ETRAN_FIRST_SLOT; i < ETRAN_APP_SLOTS; i++) {
+		struct et_conn *c = &et_core.conn[i];
+		uint8_t type = atomic_exchange(&et_core.unsaid[i], 0);
+
+		if (type)
+			try_tell(c, type, __atomic_load_n(&c->shared->reason, __ATOMIC_RELAXED),
+				 -1);
+	}
+}
+
+/*
+ * A request that needs a session begins: true if there is one. It lasts until
+ * its message is out, and no session ends meanwhile: what a phase asks for when
+ * a session is resumed was asked for of a daemon that is gone.
+ */
+static bool begin_request(void)
+{
+	atomic_fetch_add(&et_core.telling, 1);
+	if (et_up())
+		return true;
+	atomic_fetch_sub(&et_core.telling, 1);
+	return false;
+}
+
+static void end_request(void)
+{
+	atomic_fetch_sub(&et_core.telling, 1);
+}
+
+/*
+ * What becomes of a switch that nobody answers: as long as the flow was not held
+ * the kernel has the connection.
+ */
+static enum etran_phase unanswered(const struct et_conn *c)
+{
+	uint32_t state = __atomic_load_n(&c->pub->state, __ATOMIC_RELAXED);
+
+	return state == ETRAN_FLOW_NONE || state == ETRAN_FLOW_OBSERVE ? ETRAN_PHASE_REFUSED
+								       : ETRAN_PHASE_DEMOTE_FAILED;
+}
+
+void et_conn_fail_switches(bool gone)
+{
+	for (uint32_t i = ETRAN_FIRST_SLOT; i < ETRAN_APP_SLOTS; i++) {
+		struct et_conn *c = &et_core.conn[i];
+
+		if (et_phase(c) == ETRAN_PHASE_SWITCH_REQ &&
+		    (gone || __atomic_load_n(&c->pub->state, __ATOMIC_RELAXED) == ETRAN_FLOW_NONE))
+			change_phase(c, ETRAN_PHASE_SWITCH_REQ, unanswered(c));
+	}
+	et_wake_all();
+}
+
+/* What becomes of a slot whose daemon is gone for good. */
+static enum etran_phase hopeless(const struct et_conn *c, uint32_t phase)
+{
+	switch (phase) {
+	case ETRAN_PHASE_OBSERVE_REQ:
+	case ETRAN_PHASE_OBSERVING:
+		return ETRAN_PHASE_REFUSED;
+	case ETRAN_PHASE_SWITCH_REQ:
+		return unanswered(c);
+	case ETRAN_PHASE_FAST:
+	case ETRAN_PHASE_DEMOTE_REQ:
+	case ETRAN_PHASE_FROZEN:
+	case ETRAN_PHASE_DRAINED:
+		return ETRAN_PHASE_DEMOTE_FAILED;
+	default:
+		return (enum etran_phase)phase;
+	}
+}
+
+void et_conn_fail_all(void)
+{
+	for (uint32_t i = ETRAN_FIRST_SLOT; i < ETRAN_APP_SLOTS; i++) {
+		struct et_conn *c = &et_core.conn[i];
+		uint32_t phase;
+
+		do
+			phase = et_phase(c);
+		while (hopeless(c, phase) != phase && !change_phase(c, phase, hopeless(c, phase)));
+	}
+	et_please(NULL, false, ETRAN_PATH_RESTART);
+	et_wake_all();
 }
 
 void et_count_kernel(struct et_conn *c, size_t in, size_t out)
@@ -105,17 +228,19 @@ struct et_conn *et_conn_open(int fd, void *user)
 {
 	struct et_conn *c;
 
-	if (!et_up())
+	if (!begin_request())
 		return NULL;
 	c = take_slot();
-	if (!c)
-		return NULL;
-	reset(c, user);
-	if (tell(c, ETRAN_MSG_OBSERVE, ETRAN_PATH_OK, fd) == 0)
-		return c;
-	c->user = NULL;
-	set_phase(c, ETRAN_PHASE_FREE);
-	return NULL;
+	if (c) {
+		reset(c, user);
+		if (try_tell(c, ETRAN_MSG_OBSERVE, ETRAN_PATH_OK, fd)) {
+			c->user = NULL;
+			set_phase(c, ETRAN_PHASE_FREE);
+			c = NULL;
+		}
+	}
+	end_request();
+	return c;
 }
 
 /* On the way back to the kernel. */
@@ -145,6 +270,11 @@ enum et_progress et_conn_progress(struct et_conn *c)
 	}
 }
 
+bool et_conn_lost(const struct et_conn *c)
+{
+	return et_phase(c) == ETRAN_PHASE_DEMOTE_FAILED;
+}
+
 enum etran_path_reason et_conn_reason(struct et_conn *c)
 {
 	return __atomic_load_n(&c->shared->reason, __ATOMIC_RELAXED);
@@ -154,12 +284,17 @@ int et_conn_switch(struct et_conn *c)
 {
 	int err;
 
+	if (!begin_request())
+		return -ENOTCONN;
 	c->generation = c->shared->generation;
-	if (!change_phase(c, ETRAN_PHASE_OBSERVING, ETRAN_PHASE_SWITCH_REQ))
+	if (!change_phase(c, ETRAN_PHASE_OBSERVING, ETRAN_PHASE_SWITCH_REQ)) {
+		end_request();
 		return -EAGAIN;
-	err = tell(c, ETRAN_MSG_SWITCH, ETRAN_PATH_OK, -1);
+	}
+	err = try_tell(c, ETRAN_MSG_SWITCH, ETRAN_PATH_OK, -1);
 	if (err)
 		change_phase(c, ETRAN_PHASE_SWITCH_REQ, ETRAN_PHASE_OBSERVING);
+	end_request();
 	return err;
 }
 
@@ -244,7 +379,7 @@ static void reinject(struct et_conn *c)
 		return;
 	et_rx_drain();
 	set_phase(c, ETRAN_PHASE_REINJECT_REQ);
-	tell(c, ETRAN_MSG_REINJECT, ETRAN_PATH_OK, -1);
+	tell(c, ETRAN_MSG_REINJECT, ETRAN_PATH_OK);
 }
 
 /* The last one out does it: the releaser, or the thread that lost the lock. */
@@ -274,7 +409,7 @@ void et_conn_release(struct et_conn *c)
 			if (!change_phase(c, phase, ETRAN_PHASE_CANCEL_REQ))
 				continue;
 			c->user = NULL;
-			tell(c, ETRAN_MSG_CANCEL, ETRAN_PATH_CLOSE, -1);
+			tell(c, ETRAN_MSG_CANCEL, ETRAN_PATH_CLOSE);
 			return;
 		case ETRAN_PHASE_SWITCH_REQ:
 			await_phase(c, phase, SWITCH_LIMIT_NS);
@@ -302,31 +437,36 @@ void et_conn_release(struct et_conn *c)
 
 /*
  * To DEMOTED with the connection's lock held. The daemon may be doing it by
- * itself already; then taking the rings is no harm.
+ * itself already; then taking the rings is no harm. One that dies meanwhile is
+ * replaced by one that goes on where it was, and perhaps says FROZEN again.
  */
 static int demote_locked(struct et_conn *c, enum etran_path_reason why)
 {
+	uint64_t lost = atomic_load(&et_core.lost_ns), start = lost ? lost : et_now_ns();
+	uint64_t passed = et_now_ns() - start;
 	uint32_t phase;
-	int err;
 
 	/* The kernel will take its first round-trip time from the segment that
 	 * the peer received last in order: let that be a new one. */
 	if (et_phase(c) == ETRAN_PHASE_FAST)
 		et_tx_retransmit(c);
-	if (change_phase(c, ETRAN_PHASE_FAST, ETRAN_PHASE_DEMOTE_REQ)) {
-		err = tell(c, ETRAN_MSG_DEMOTE, why, -1);
-		if (err == -EAGAIN)
-			change_phase(c, ETRAN_PHASE_DEMOTE_REQ, ETRAN_PHASE_FAST);
-		if (err)
-			return err;
+	if (change_phase(c, ETRAN_PHASE_FAST, ETRAN_PHASE_DEMOTE_REQ))
+		tell(c, ETRAN_MSG_DEMOTE, why);
+	for (phase = et_phase(c); demoting(phase) && passed < DEMOTE_LIMIT_NS;
+	     passed = et_now_ns() - start) {
+		if (phase == ETRAN_PHASE_FROZEN) {
+			et_rx_drain();
+			change_phase(c, phase, ETRAN_PHASE_DRAINED);
+			phase = ETRAN_PHASE_DRAINED;
+		}
+		phase = await_phase(c, phase, DEMOTE_LIMIT_NS - passed);
 	}
-	phase = await_phase(c, ETRAN_PHASE_DEMOTE_REQ, SWITCH_LIMIT_NS);
-	if (phase == ETRAN_PHASE_FROZEN) {
-		et_rx_drain();
-		change_phase(c, ETRAN_PHASE_FROZEN, ETRAN_PHASE_DRAINED);
-		phase = await_demoted(c);
-	}
-	return phase == ETRAN_PHASE_DEMOTE_FAILED || demoting(phase) ? -ECONNRESET : 0;
+	if (phase != ETRAN_PHASE_DEMOTE_FAILED && !demoting(phase))
+		return 0;
+	/* A daemon that comes too late shall not keep the socket. */
+	if (change_phase(c, ETRAN_PHASE_DEMOTE_REQ, ETRAN_PHASE_REINJECT_REQ))
+		tell(c, ETRAN_MSG_REINJECT, why);
+	return -ECONNRESET;
 }
 
 int et_conn_demote(struct et_conn *c, enum etran_path_reason why)

@@ -47,7 +47,7 @@ struct et_queue {
  */
 struct et_context {
 	struct et_lock lock;
-	unsigned queues; /* grows only: see et_queues() */
+	unsigned queues; /* grows only, until a registration ends: see et_queues() */
 	uint32_t ring_mask;
 	uint32_t fill_mask;
 	uint8_t *umem;
@@ -94,7 +94,15 @@ struct et_conn {
 struct et_core {
 	_Atomic bool up;
 	_Atomic bool rings_up;
-	int control; /* control socket, -1 */
+	_Atomic int control; /* control socket, -1 */
+	/* Threads that may be using `control`, or that are between setting the
+	 * phase of a request and sending it. */
+	_Atomic uint32_t telling;
+	/* By slot: a message (enum etran_msg_type) that found no daemon. */
+	_Atomic uint8_t unsaid[ETRAN_APP_SLOTS];
+	_Atomic uint64_t lost_ns; /* when the session was lost; 0: there is one */
+	uint32_t app;        /* as registered */
+	uint32_t generation; /* … 0 = never */
 	int tap;     /* -1 */
 	int wake;    /* eventfd the daemon writes */
 	uint32_t slots; /* below this number; the daemon's quota */
@@ -155,6 +163,15 @@ static inline uint32_t et_phase(const struct et_conn *c)
 void et_want(struct et_conn *c, enum etran_path_reason why);
 /* The daemon has changed phases: mark the connections that it has given back. */
 void et_conns_look(void);
+/* The session is there again: send what found none. */
+void et_conn_resay(void);
+/*
+ * There is no daemon to answer: switches whose flow it removed are over. `gone`:
+ * none came in time, so the others are, too.
+ */
+void et_conn_fail_switches(bool gone);
+/* The daemon knows nothing of us: no connection can be saved. */
+void et_conn_fail_all(void);
 static inline struct et_lock *et_conn_lock(struct et_conn *c)
 {
 	/* owner and waiters lie side by side in the arena. */
@@ -176,6 +193,8 @@ _Static_assert(offsetof(struct etran_aconn, waiters) == offsetof(struct etran_ac
 void et_assist_arm(struct et_conn *c);
 /* The rings have come, or more of them: there may be something to do. */
 void et_assist_start(void);
+/* … or have gone: look again. */
+void et_assist_kick(void);
 int et_assist_tick(void);
 
 #endif

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/if_xdp.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
@@ -21,6 +22,27 @@
 #ifndef SOL_XDP
 #define SOL_XDP 283
 #endif
+
+/*
+ * What a registration mapped. Other threads may look at any time, so nothing is
+ * unmapped: when a registration ends, empty memory takes its place.
+ */
+#define MAX_MAPPINGS (3 + 2 * ET_QUEUES)
+static struct {
+	void *at;
+	size_t length;
+} mapping[MAX_MAPPINGS];
+static unsigned mappings;
+
+static void forget_mappings(void)
+{
+	while (mappings > 0) {
+		mappings--;
+		et_sys6(SYS_mmap, (long)mapping[mappings].at, (long)mapping[mappings].length,
+			PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+	}
+}
 
 static void close_hidden(int fd)
 {
@@ -35,6 +57,10 @@ static void *map(int fd, size_t n, int prot, uint64_t offset)
 
 	if (et_sys_error(p))
 		return NULL;
+	if (mappings < MAX_MAPPINGS) {
+		mapping[mappings].at = p;
+		mapping[mappings++].length = n;
+	}
 	et_sys3(SYS_madvise, (long)p, (long)n, MADV_DONTFORK);
 	et_sys3(SYS_madvise, (long)p, (long)n, MADV_DONTDUMP);
 	return p;
@@ -65,6 +91,14 @@ static void attach_conns(struct etran_arena *a)
 	et_core.arena = a;
 }
 
+static void bring_up(int sock, const struct etran_msg_registered *m)
+{
+	et_config_policy(m->promote_after, m->promote_bytes, m->spin_us);
+	atomic_store(&et_core.lost_ns, 0);
+	atomic_store(&et_core.control, sock);
+	atomic_store(&et_core.up, true);
+}
+
 /* fds: arena, published map, wake eventfd. They are consumed. */
 static int attach(int sock, const struct etran_msg_registered *m, const int *fds)
 {
@@ -81,14 +115,14 @@ static int attach(int sock, const struct etran_msg_registered *m, const int *fds
 	et_core.pub = pub;
 	et_core.slots = m->slots;
 	et_core.wake = et_fd_hide(fds[2]);
-	et_core.control = sock;
+	et_core.app = m->app;
+	et_core.generation = m->generation;
 	attach_conns(a);
-	et_config_policy(m->promote_after, m->promote_bytes, m->spin_us);
-	atomic_store(&et_core.up, true);
+	bring_up(sock, m);
 	return 0;
 }
 
-static int await_registered(int sock)
+static int await_registered(int sock, bool resuming)
 {
 	struct etran_msg_registered m;
 	struct pollfd p = {.fd = sock, .events = POLLIN};
@@ -99,8 +133,16 @@ static int await_registered(int sock)
 	if (et_sys_ppoll(&p, 1, &limit) <= 0)
 		return -ETIMEDOUT;
 	got = et_control_recv(sock, &m, sizeof(m), fds, &n);
-	if (got > 0 && n == 3 && et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED))
+	if (got > 0 && n == 3 && !resuming &&
+	    et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED))
 		return attach(sock, &m, fds);
+	if (got > 0 && n == 0 && resuming &&
+	    et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED)) {
+		bring_up(sock, &m);
+		et_conn_resay();
+		et_wake_all();
+		return 0;
+	}
 	while (n > 0)
 		et_sys_close(fds[--n]);
 	if (got == sizeof(struct etran_msg_refused) && m.h.type == ETRAN_MSG_REFUSED)
@@ -118,27 +160,97 @@ static bool still_fast(void)
 	return false;
 }
 
-int et_session_open(const char *run_dir)
+/* Connect and register: anew, or as whom the last daemon knew. */
+static int greet(const char *run_dir, bool resuming)
 {
 	struct etran_msg_register m = {
 		.h = {ETRAN_ABI_MAGIC, ETRAN_ABI_VERSION, ETRAN_MSG_REGISTER}};
-	int sock, err;
+	int sock = et_control_connect(run_dir), err;
 
-	/* The old arena still carries connections: adoption is the daemon's. */
-	if (still_fast())
-		return -EBUSY;
-	sock = et_control_connect(run_dir);
-	if (sock < 0)
-		return sock;
+	if (sock < 0) /* no refusal, whatever it is, of those who have been in */
+		return resuming ? -EAGAIN : sock;
 	sock = et_fd_hide(sock);
 	et_sys6(SYS_prctl, PR_GET_NAME, (long)m.comm, 0, 0, 0, 0);
+	if (resuming) {
+		m.flags = ETRAN_REGISTER_RESUME | (et_rings_up() ? ETRAN_REGISTER_RINGS : 0);
+		m.app = et_core.app;
+		m.generation = et_core.generation;
+	}
 	err = et_control_send(sock, &m, sizeof(m), -1);
 	if (!err)
-		err = await_registered(sock);
+		err = await_registered(sock, resuming);
 	if (!err)
 		return sock;
 	close_hidden(sock);
 	return err;
+}
+
+/*
+ * The rings are of no use any more, and their descriptors keep the device's
+ * queues from everybody. A thread may still be about to write to the tap: its
+ * number gets a file that takes anything, until there is another tap.
+ */
+static void give_up_rings(void)
+{
+	struct et_context *x = &et_core.context;
+	int harmless;
+
+	if (!et_rings_up() || !et_lock(&x->lock))
+		return;
+	atomic_store(&et_core.rings_up, false);
+	for (unsigned q = 0; q < x->queues; q++)
+		close_hidden(x->queue[q].fd);
+	__atomic_store_n(&x->queues, 0, __ATOMIC_RELEASE);
+	harmless = (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
+	if (harmless >= 0) {
+		et_sys3(SYS_dup3, harmless, et_core.tap, O_CLOEXEC);
+		et_sys_close(harmless);
+	}
+	et_unlock(&x->lock);
+	/* Whoever sleeps on the sockets keeps them open. */
+	et_assist_kick();
+	et_wake_all();
+}
+
+/*
+ * The daemon does not know us: what we were registered for is lost. -EBUSY until
+ * the program's threads have let go of it.
+ */
+static int start_afresh(void)
+{
+	const int wake = et_core.wake;
+
+	if (et_core.generation) {
+		et_conn_fail_all();
+		et_core.generation = 0;
+	}
+	et_let_go();
+	if (still_fast())
+		return -EBUSY;
+	give_up_rings();
+	et_core.wake = -1;
+	if (wake >= 0)
+		close_hidden(wake);
+	forget_mappings();
+	return 0;
+}
+
+int et_session_open(const char *run_dir)
+{
+	int sock;
+
+	if (et_core.generation) {
+		sock = greet(run_dir, true);
+		if (sock != -EACCES)
+			return sock;
+	}
+	if (et_core.arena) {
+		int err = start_afresh();
+
+		if (err)
+			return err;
+	}
+	return greet(run_dir, false);
 }
 
 static void *map_ring(int fd, const struct xdp_ring_offset *o, uint64_t entries, uint64_t size,
@@ -217,6 +329,8 @@ static int open_rings(struct et_context *x, const struct etran_msg_rings *m, int
 	err = add_queues(x, m, fds + 2);
 	if (err)
 		return err;
+	if (et_core.tap >= 0)
+		close_hidden(et_core.tap); /* of an earlier registration */
 	et_core.tap = fds[1] = et_fd_hide(fds[1]);
 	et_sys_close(fds[0]);
 	atomic_store(&et_core.rings_up, true);
@@ -306,9 +420,22 @@ int et_session_step(int fd, int timeout_ms)
 
 void et_session_close(int fd)
 {
+	const struct timespec nap = {.tv_nsec = 100000};
+
+	atomic_store(&et_core.lost_ns, et_now_ns());
 	atomic_store(&et_core.up, false);
-	et_core.control = -1;
+	atomic_store(&et_core.control, -1);
+	/* A thread that was stopped in the middle of a request is not waited for
+	 * for ever. */
+	for (int i = 0; i < 10000 && atomic_load(&et_core.telling); i++)
+		et_sys_ppoll(NULL, 0, &nap);
 	close_hidden(fd);
+	et_conn_fail_switches(false);
+}
+
+void et_session_missed(void)
+{
+	et_conn_fail_switches(true);
 }
 
 void et_after_fork_child(void)
@@ -317,18 +444,23 @@ void et_after_fork_child(void)
 
 	/* The parent's queues must not live on with us: its successor on this
 	 * device could not bind them. The mappings are not inherited. */
-	if (et_core.control >= 0)
-		et_sys_close(et_core.control);
+	if (atomic_load(&et_core.control) >= 0)
+		et_sys_close(atomic_load(&et_core.control));
 	if (et_core.wake >= 0)
 		et_sys_close(et_core.wake);
-	if (et_rings_up()) {
+	if (et_core.tap >= 0)
 		et_sys_close(et_core.tap);
+	if (et_rings_up()) {
 		for (unsigned q = 0; q < et_queues(x); q++)
 			et_sys_close(x->queue[q].fd);
 	}
 	atomic_store(&et_core.up, false);
 	atomic_store(&et_core.rings_up, false);
-	et_core.control = et_core.tap = et_core.wake = -1;
+	atomic_store(&et_core.control, -1);
+	atomic_store(&et_core.telling, 0);
+	et_core.tap = et_core.wake = -1;
+	et_core.generation = 0;
+	mappings = 0;
 	et_core.arena = NULL;
 	et_core.pub = NULL;
 	et_tid_cache = 0;

@@ -12,7 +12,9 @@
 void et_go_ready(void);
 
 /*
- * Connect to <run_dir>/control.sock and register. Returns the socket or a
+ * Connect to <run_dir>/control.sock and register; after a session was lost, take
+ * it up again: another daemon may have adopted our connections. One that has not
+ * makes them end as by a reset, and then registers us anew. Returns the socket or a
  * negative errno; -EACCES and -EPERM: refused for good, do not try again.
  * Blocks for 2 s at most.
  */
@@ -25,6 +27,8 @@ int et_session_open(const char *run_dir);
 int et_session_step(int fd, int timeout_ms);
 /* The session is lost: connections on the fast path stay there. */
 void et_session_close(int fd);
+/* No session for so long that a switch under way will not end any more. */
+void et_session_missed(void);
 
 /*
  * The assist: acknowledges, retransmits, probes and starts demotions for a

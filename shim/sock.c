@@ -332,13 +332,44 @@ static void switch_locked(struct et_sock *s, struct et_conn *c)
 	moving_remove(s);
 }
 
+/* As after a reset. Its socket still sleeps: make the kernel report an end. */
+static void break_locked(struct et_sock *s)
+{
+	s->broken = true;
+	atomic_store(&s->error, ECONNRESET);
+	et_sys3(SYS_shutdown, atomic_load(&s->file.fd), SHUT_RDWR, 0);
+}
+
 static void gone_locked(struct et_sock *s, struct et_conn *c)
 {
 	enum etran_path_reason why = et_conn_reason(c);
 
+	if (et_conn_lost(c)) {
+		break_locked(s);
+		why = ETRAN_PATH_PEER_RST;
+	}
 	atomic_store(&s->conn, NULL);
 	et_conn_release(c);
 	back_off(s, why);
+}
+
+void et_let_go(void)
+{
+	struct et_sock *s;
+	uint32_t next = 0;
+
+	while ((s = et_sock_next(&next))) {
+		if (!et_file_pin(&s->file, ET_PIN))
+			continue;
+		if (et_trylock(&s->lock)) {
+			struct et_conn *c = atomic_load(&s->conn);
+
+			if (c && et_sock_mode(s) == ET_MODE_KERNEL && !s->closing)
+				gone_locked(s, c);
+			et_unlock(&s->lock);
+		}
+		et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
+	}
 }
 
 static void regs_rearm(struct et_sock *s)
@@ -530,10 +561,7 @@ int et_sock_demote_locked(struct et_sock *s, enum etran_path_reason why)
 	else if (moving_add(s))
 		s->late = c;
 	if (err) {
-		s->broken = true;
-		atomic_store(&s->error, ECONNRESET);
-		/* Its socket still sleeps: make the kernel report an end. */
-		et_sys3(SYS_shutdown, atomic_load(&s->file.fd), SHUT_RDWR, 0);
+		break_locked(s);
 		why = ETRAN_PATH_PEER_RST;
 	}
 	et_log("fd %d: back to the kernel, reason %d, result %d", atomic_load(&s->file.fd),

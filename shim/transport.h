@@ -61,6 +61,8 @@ enum et_progress {
 };
 /* Where the connection is. A few loads; no lock. */
 enum et_progress et_conn_progress(struct et_conn *c);
+/* When ET_GONE: the kernel does not have it either, it is as after a reset. */
+bool et_conn_lost(const struct et_conn *c);
 /* Why, when ET_GONE. */
 enum etran_path_reason et_conn_reason(struct et_conn *c);
 
@@ -164,6 +166,9 @@ void et_wake_all(void);
 void et_ready(void *user);
 /* An operator asks: try to promote (all) or demote (user, or all if NULL). */
 void et_please(void *user, bool promote, enum etran_path_reason why);
+
+/* No request is answered any more: let go of connections that are not fast. */
+void et_let_go(void);
 
 /* ---- processes ----------------------------------------------------------- */
 

@@ -156,6 +156,20 @@ type Stats struct {
 	PromotePause    Quantiles         `json:"promote_pause"`
 	DemotePause     Quantiles         `json:"demote_pause"`
 	RedirectErrors  uint64            `json:"redirect_errors"`
+	// Adopted is what this daemon took over from the last one.
+	Adopted Adoption `json:"adopted"`
+}
+
+// Adoption counts what a daemon took over from one that died or handed over.
+type Adoption struct {
+	Apps  uint64 `json:"apps"`
+	Conns uint64 `json:"conns"`
+	// Resumed counts sessions that programs took up again.
+	Resumed uint64 `json:"resumed"`
+	// Recovered says how the connections were found; Lost, why an
+	// application or connection could not be taken over.
+	Recovered map[string]uint64 `json:"recovered"`
+	Lost      map[string]uint64 `json:"lost"`
 }
 
 // Quantiles summarise how long switches kept a connection waiting, in

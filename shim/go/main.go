@@ -35,6 +35,10 @@ const (
 	// likely restarting, and seldom when there is none.
 	minBackOff = 100_000 // microseconds
 	maxBackOff = 5_000_000
+
+	// A connection in the middle of a switch waits so long for another
+	// daemon.
+	patience = 10_000_000
 )
 
 func init() {
@@ -60,7 +64,8 @@ func session() {
 	dir := C.CString(runDir)
 	defer C.free(unsafe.Pointer(dir))
 
-	for backOff := C.useconds_t(minBackOff); ; backOff = min(2*backOff, maxBackOff) {
+	var alone C.useconds_t // since the last session, about
+	for backOff := C.useconds_t(minBackOff); ; backOff = min(2*backOff, longest(alone)) {
 		fd := C.et_session_open(dir)
 		switch {
 		case fd == -C.EACCES || fd == -C.EPERM:
@@ -69,10 +74,22 @@ func session() {
 			for C.et_session_step(fd, -1) == 0 {
 			}
 			C.et_session_close(fd)
-			backOff = minBackOff
+			backOff, alone = minBackOff, 0
+		case alone >= patience:
+			C.et_session_missed()
 		}
 		C.usleep(backOff)
+		alone = min(alone+backOff, patience)
 	}
+}
+
+// longest is the longest back-off: seconds would make a switch wait that a new
+// daemon could end.
+func longest(alone C.useconds_t) C.useconds_t {
+	if alone < patience {
+		return 2 * minBackOff
+	}
+	return maxBackOff
 }
 
 // assist looks after connections whose program is busy elsewhere.

@@ -163,6 +163,12 @@ enum et_progress et_conn_progress(struct et_conn *c)
 	}
 }
 
+bool et_conn_lost(const struct et_conn *c)
+{
+	(void)c;
+	return false;
+}
+
 enum etran_path_reason et_conn_reason(struct et_conn *c)
 {
 	return atomic_load(&c->phase) == ABORTED ? ETRAN_PATH_BUSY : ETRAN_PATH_REQUEST;

@@ -33,6 +33,10 @@ int et_session_step(int fd, int timeout_ms)
 	return -EBADF;
 }
 
+void et_session_missed(void)
+{
+}
+
 void et_session_close(int fd)
 {
 	(void)fd;

@@ -13,6 +13,8 @@
  * The stall of a connection is the longest time between two receptions; what
  * a switch between two paths costs shows there.
  *
+ * SIGUSR1 ends the sending early.
+ *
  * With --blocking, a sending and a receiving thread per connection use
  * blocking calls; without, one thread serves all with epoll.
  */
@@ -81,6 +83,17 @@ static struct options opt = {
 static uint64_t started_ns;
 static atomic_ullong progress; /* bytes moved; tells whether something moves */
 static atomic_uint mismatches, errors, open_streams;
+static atomic_bool stopped; /* by SIGUSR1 */
+
+/* A thread of its own takes the signal: it interrupts no call. */
+static void *await_stop(void *signals)
+{
+	int got;
+
+	if (sigwait(signals, &got) == 0)
+		stopped = true;
+	return NULL;
+}
 
 static void fail(struct stream *s, const char *what)
 {
@@ -98,7 +111,8 @@ static size_t next_piece(struct stream *s)
 
 	if (opt.bytes && opt.bytes - s->sent < n)
 		n = opt.bytes - s->sent;
-	if (opt.seconds > 0 && (double)(pattern_now_ns() - started_ns) >= opt.seconds * 1e9)
+	if (stopped ||
+	    (opt.seconds > 0 && (double)(pattern_now_ns() - started_ns) >= opt.seconds * 1e9))
 		n = 0;
 	return n;
 }
@@ -542,10 +556,17 @@ static void parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	static sigset_t signals;
 	struct stream *streams;
+	pthread_t waiter;
 
 	parse(argc, argv);
 	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	if (pthread_create(&waiter, NULL, await_stop, &signals) != 0)
+		return 1;
 	streams = calloc(opt.connections, sizeof(*streams));
 	if (!streams || !open_all(streams))
 		return 1;

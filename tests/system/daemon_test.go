@@ -32,8 +32,9 @@ func clients(t *testing.T, tb *testbed.Testbed) string {
 }
 
 // The daemon of the server's host ends under load. After SIGTERM the
-// connections go on in the kernel; after SIGKILL they go on where they are.
-// Either way not a byte is lost, and the program does not notice.
+// connections go on in the kernel; after SIGKILL they go on where they are, and
+// the next daemon has them. Either way not a byte is lost, and the program does
+// not notice.
 func TestDaemonEndsUnderLoad(t *testing.T) {
 	if _, err := exec.LookPath("redis-cli"); err != nil {
 		t.Fatal(err)
@@ -50,8 +51,18 @@ func TestDaemonEndsUnderLoad(t *testing.T) {
 				if err := tb.B.StopDaemon(signal); err != nil {
 					t.Errorf("ending the daemon: %v", err)
 				}
+				if signal == syscall.SIGKILL {
+					if err := tb.B.StartDaemon(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
 			})
 			verify(t, tb, testbed.Command{Etran: true}, "5")
+			if signal == syscall.SIGKILL {
+				if got := stats(t, tb.B).Adopted; got.Conns == 0 || got.Resumed != 1 || len(got.Lost) != 0 {
+					t.Errorf("adopted %+v", got)
+				}
+			}
 			if n := clients(t, tb); n != "1" {
 				t.Errorf("Redis still has %s connections", n)
 			}

@@ -57,9 +57,20 @@ struct etran_msg_header {
 
 #define ETRAN_COMM_LEN 16u
 
+/*
+ * etran_msg_register.flags. RESUME: the process was registered as `app` and
+ * `generation` with a daemon that is gone, and has its arena, wake eventfd and
+ * published map. REGISTERED then comes without descriptors and names the same
+ * application; REFUSED means that this daemon knows nothing of it.
+ */
+#define ETRAN_REGISTER_RESUME 0x1u
+#define ETRAN_REGISTER_RINGS 0x2u /* … and its rings */
+
 struct etran_msg_register {
 	struct etran_msg_header h;
 	__u32 flags;
+	__u32 app;        /* RESUME */
+	__u32 generation; /* RESUME: of the application */
 	__u32 pad;
 	char comm[ETRAN_COMM_LEN];
 };

@@ -81,7 +81,8 @@
 	X(NAT, 36, "nat", "this host translates the connection's addresses or ports")              \
 	X(IPSEC, 37, "ipsec", "an IPsec policy applies to the connection")                         \
 	X(STRAY, 38, "stray", "segments reached the kernel socket past XDP")                       \
-	X(MULTIPATH, 39, "multipath", "the route has several next hops")
+	X(MULTIPATH, 39, "multipath", "the route has several next hops")                           \
+	X(RESTART, 40, "restart", "asked for while the daemon was restarted")
 
 #define ETRAN_ENUM_DROP(name, value, tool, text) ETRAN_DROP_##name = value,
 enum etran_drop_reason { ETRAN_DROP_REASONS(ETRAN_ENUM_DROP) ETRAN_DROP_MAX };

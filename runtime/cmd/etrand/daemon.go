@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"github.com/etran-go/etran/runtime/internal/config"
 	"github.com/etran-go/etran/runtime/internal/control"
 	"github.com/etran-go/etran/runtime/internal/datapath"
+	"github.com/etran-go/etran/runtime/internal/keeper"
 	"github.com/etran-go/etran/runtime/internal/sched"
 )
 
@@ -33,8 +36,9 @@ func (d *daemon) stop() {
 // start brings everything up, or nothing.
 func start(ctx context.Context, c *config.Config, log *slog.Logger) (d *daemon, err error) {
 	d = new(daemon)
+	adopting := false
 	defer func() {
-		if err != nil {
+		if err != nil && !adopting { // else it all stays for another daemon
 			d.stop()
 		}
 	}()
@@ -46,12 +50,18 @@ func start(ctx context.Context, c *config.Config, log *slog.Logger) (d *daemon, 
 		return d, err
 	}
 	d.onStop(unlock)
-	path, err := datapath.Open(c, log)
+	k, items, err := openKeeper(c, log)
+	if err != nil {
+		return d, err
+	}
+	adopting = len(items) > 0
+	d.onStop(k.Quit)
+	path, err := openPath(c, adopting, log)
 	if err != nil {
 		return d, err
 	}
 	d.onStop(path.Close)
-	manager, err := app.NewManager(c, path, log)
+	manager, err := app.NewLasting(c, path, k, items, log)
 	if err != nil {
 		return d, err
 	}
@@ -67,6 +77,66 @@ func start(ctx context.Context, c *config.Config, log *slog.Logger) (d *daemon, 
 		log.Warn("no raised priority: switches may take milliseconds on a busy machine", "error", err)
 	}
 	return d, nil
+}
+
+// journalItem says which daemon wrote the keeper's items.
+const journalItem = "journal"
+
+// journalVersion changes with the form of the items.
+const journalVersion = 1
+
+type journal struct {
+	Format int
+	Daemon string // version, for people
+}
+
+// openKeeper finds the keeper that the last daemon left, with what it keeps, or
+// starts one.
+func openKeeper(c *config.Config, log *slog.Logger) (*keeper.Client, []keeper.Item, error) {
+	k, items, err := keeper.Connect(c.RunDir, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkItems(c, items); err != nil {
+		keeper.CloseAll(items)
+		if !errors.Is(err, datapath.ErrNoPins) {
+			return nil, nil, err
+		}
+		log.Error("connections of the last daemon are lost", "error", err)
+		k.Quit()
+		k, items = nil, nil
+	}
+	if k == nil {
+		if k, err = keeper.Start(c.RunDir, log); err != nil {
+			return nil, nil, err
+		}
+	}
+	k.Put(journalItem, false, journal{journalVersion, version})
+	return k, items, nil
+}
+
+// checkItems says whether this daemon can adopt what is kept.
+func checkItems(c *config.Config, items []keeper.Item) error {
+	if len(items) == 0 {
+		return nil
+	}
+	for i := range items {
+		var j journal
+		if items[i].Name != journalItem {
+			continue
+		}
+		if err := json.Unmarshal(items[i].Blob, &j); err != nil || j.Format != journalVersion {
+			return fmt.Errorf("%w (it was %q)", datapath.ErrVersion, j.Daemon)
+		}
+	}
+	return datapath.CheckPins(c)
+}
+
+func openPath(c *config.Config, adopt bool, log *slog.Logger) (*datapath.DataPath, error) {
+	if adopt {
+		return datapath.Adopt(c, log)
+	}
+	return datapath.Open(c, log)
 }
 
 // serve opens the sockets. Applications are served last and stopped first.

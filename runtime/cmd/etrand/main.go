@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etran-go/etran/runtime/internal/config"
+	"github.com/etran-go/etran/runtime/internal/keeper"
 	"github.com/etran-go/etran/runtime/internal/loglimit"
 )
 
@@ -25,6 +26,12 @@ import (
 var version = "development"
 
 func main() {
+	if os.Args[0] == keeper.Name {
+		if err := keeper.Serve(); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	c, err := config.Parse(os.Args[1:], os.Stderr)
 	if errors.Is(err, pflag.ErrHelp) {
 		return
@@ -52,7 +59,15 @@ func run(c *config.Config) error {
 		return err
 	}
 	log.Info("ready", "version", version, "run_dir", c.RunDir)
-	<-ctx.Done()
+	handOver := make(chan os.Signal, 1)
+	signal.Notify(handOver, unix.SIGUSR2)
+	select {
+	case <-handOver:
+		// As if killed: all that the next daemon needs is safe already.
+		log.Info("leaving the connections as they are, for another etrand")
+		return nil
+	case <-ctx.Done():
+	}
 	// A second signal ends the daemon at once.
 	stop()
 	log.Info("stopping: all connections go back to the kernel")

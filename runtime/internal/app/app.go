@@ -35,6 +35,8 @@ type App struct {
 	pub        *ebpf.Map
 	wake       int           // eventfd
 	workers    chan struct{} // held by every request being handled, see maxWorkers
+	stop       int           // eventfd: the application shall end before its process
+	gone       chan struct{} // closed when it has ended
 
 	checking atomic.Bool // the timers look at its slots
 
@@ -64,12 +66,15 @@ func (a *App) open() error {
 	if a.arena, err = arena.New(); err != nil {
 		return err
 	}
-	if a.wake, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
-		return fmt.Errorf("create eventfd: %w", err)
+	for _, fd := range []*int{&a.wake, &a.stop} {
+		if *fd, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+			return fmt.Errorf("create eventfd: %w", err)
+		}
 	}
 	if a.pub, err = a.m.path.NewPubMap(); err != nil {
 		return err
 	}
+	a.save()
 	return a.m.path.SetApp(uint32(a.id), a.pub, a.generation)
 }
 
@@ -78,11 +83,14 @@ func (a *App) close() {
 	if err := errors.Join(a.m.path.RevokeApp(uint32(a.id)), a.m.path.RemoveApp(uint32(a.id))); err != nil {
 		a.m.log.Error("application not removed from the data path", "app", a.id, "error", err)
 	}
+	a.m.journal.Delete(a.item())
 	if a.pub != nil {
 		a.pub.Close()
 	}
-	if a.wake >= 0 {
-		unix.Close(a.wake)
+	for _, fd := range []int{a.wake, a.stop} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 	if a.arena != nil {
 		a.arena.Close()
@@ -91,7 +99,7 @@ func (a *App) close() {
 
 // awaitDeath waits for the end of the process.
 func (a *App) awaitDeath() {
-	poll := []unix.PollFd{{Fd: int32(a.peer.Pidfd), Events: unix.POLLIN}}
+	poll := []unix.PollFd{{Fd: int32(a.peer.Pidfd), Events: unix.POLLIN}, {Fd: int32(a.stop), Events: unix.POLLIN}}
 	for {
 		n, err := unix.Poll(poll, -1)
 		if n > 0 {
@@ -128,6 +136,7 @@ func (a *App) end() {
 	a.close()
 	unix.Close(a.peer.Pidfd)
 	a.m.removeApp(a)
+	close(a.gone)
 	a.m.log.Info("application ended", "app", a.id, "pid", a.peer.Pid, "comm", a.comm)
 }
 
@@ -151,7 +160,9 @@ func (a *App) run(s *control.Session) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.session = nil // the connections stay as long as the process lives
+	if a.session == s { // and not resumed since
+		a.session = nil // the connections stay as long as the process lives
+	}
 }
 
 func (a *App) handle(s *control.Session, msg control.Message) {
@@ -209,7 +220,7 @@ func act(s *handover.Slot, msg control.Message) error {
 	case abi.MsgTypeSwitch:
 		return s.Switch()
 	case abi.MsgTypeDemote:
-		return s.Demote(abi.PathReason(msg.Slot.Reason))
+		return s.Demote(msg.Slot.Generation, abi.PathReason(msg.Slot.Reason))
 	case abi.MsgTypeCancel:
 		return s.Cancel()
 	default: // no other type gets through Decode

@@ -23,6 +23,7 @@ import (
 	"github.com/etran-go/etran/runtime/internal/counters"
 	"github.com/etran-go/etran/runtime/internal/datapath"
 	"github.com/etran-go/etran/runtime/internal/handover"
+	"github.com/etran-go/etran/runtime/internal/keeper"
 	"github.com/etran-go/etran/runtime/internal/nexthop"
 	"github.com/etran-go/etran/runtime/internal/taps"
 )
@@ -35,6 +36,7 @@ type Manager struct {
 	hops     *nexthop.Table
 	counters counters.Counters
 	env      handover.Env
+	journal  handover.Journal
 	log      *slog.Logger
 	started  time.Time
 
@@ -49,14 +51,27 @@ type Manager struct {
 	userSessions map[uint32]int
 }
 
-// NewManager makes a manager for an attached data path.
+// NewManager makes a manager for an attached data path, whose applications do
+// not outlive it.
 func NewManager(c *config.Config, path *datapath.DataPath, log *slog.Logger) (*Manager, error) {
-	space, err := taps.NewSpace()
+	return NewLasting(c, path, nil, nil, log)
+}
+
+// NewLasting makes a manager whose applications and connections outlive it: all
+// that another one needs is in k. items are what the last one left there; their
+// descriptors become the manager's.
+func NewLasting(c *config.Config, path *datapath.DataPath, k *keeper.Client, items []keeper.Item, log *slog.Logger) (*Manager, error) {
+	m, err := newManager(c, path, k, log)
 	if err != nil {
+		keeper.CloseAll(items)
 		return nil, err
 	}
+	return m, m.adopt(items)
+}
+
+func newManager(c *config.Config, path *datapath.DataPath, k *keeper.Client, log *slog.Logger) (*Manager, error) {
 	m := &Manager{
-		cfg: c, path: path, space: space, log: log, started: time.Now(),
+		cfg: c, path: path, journal: k, log: log, started: time.Now(),
 		hops:    nexthop.NewTable(path.SetHop),
 		holders: make(map[int]*App), userSessions: make(map[uint32]int),
 	}
@@ -69,6 +84,7 @@ func NewManager(c *config.Config, path *datapath.DataPath, log *slog.Logger) (*M
 	}
 	e := &m.env
 	e.Path, e.Hops, e.Device, e.Policy, e.Counters = path, m.hops, m.device, &c.Policy, &m.counters
+	e.Journal = m.journal
 	e.Log, e.Sockets, e.NetnsCookie, e.NextGeneration = log, path.Sockets(), cookie, m.nextGeneration
 	for _, d := range path.Devices() {
 		if err := m.hops.SetDevice(hopDevice(d)); err != nil {
@@ -207,7 +223,7 @@ func (m *Manager) dismiss(uid uint32) {
 // only asks for the demotion of sockets that other processes own.
 func (m *Manager) serve(s *control.Session) {
 	defer s.Close()
-	a := m.greet(s)
+	a := m.await(s)
 	if a == nil {
 		unix.Close(s.Peer.Pidfd)
 		return
@@ -215,8 +231,8 @@ func (m *Manager) serve(s *control.Session) {
 	a.run(s)
 }
 
-// greet handles messages until the process registers; nil if it does not.
-func (m *Manager) greet(s *control.Session) *App {
+// await handles messages until the process registers; nil if it does not.
+func (m *Manager) await(s *control.Session) *App {
 	if err := s.SetPatience(firstMessage); err != nil {
 		return nil
 	}
@@ -233,6 +249,9 @@ func (m *Manager) greet(s *control.Session) *App {
 		case abi.MsgTypeRegister:
 			if err := s.SetPatience(0); err != nil {
 				return nil
+			}
+			if msg.Register.Flags&abi.RegisterResume != 0 {
+				return m.resume(s, &msg.Register)
 			}
 			return m.register(s, &msg)
 		default:
@@ -251,32 +270,43 @@ func (m *Manager) register(s *control.Session, msg *control.Message) *App {
 		m.log.Error("application not registered", "pid", s.Peer.Pid, "error", err)
 	}
 	if a == nil {
-		m.counters.Refused.Add(reason)
-		if err := s.Send(control.Refused(reason)); err != nil {
-			m.log.Debug("refusal not delivered", "pid", s.Peer.Pid, "error", err)
-		}
+		m.refuse(s, reason)
 		return nil
 	}
 	go a.awaitDeath()
-	err = s.Send(control.Registered(abi.MsgRegistered{
-		App: uint32(a.id), Generation: a.generation,
-		Slots:        uint32(abi.FirstSlot + m.cfg.Policy.MaxConns),
-		PromoteAfter: m.cfg.PromoteAfter, PromoteBytes: m.cfg.PromoteBytes, SpinUs: m.cfg.SpinUs,
-		ArenaSize: a.arena.Size(), PubSize: pubSize,
-	}), a.arena.Fd(), a.pub.FD(), a.wake)
-	if err != nil {
+	if err := a.greet(s, a.arena.Fd(), a.pub.FD(), a.wake); err != nil {
 		m.log.Warn("application left while it registered", "pid", s.Peer.Pid, "error", err)
 	}
 	m.log.Info("application registered", "app", a.id, "pid", a.peer.Pid, "uid", a.peer.Uid, "comm", a.comm)
 	return a
 }
 
+func (m *Manager) refuse(s *control.Session, reason abi.PathReason) {
+	m.counters.Refused.Add(reason)
+	if err := s.Send(control.Refused(reason)); err != nil {
+		m.log.Debug("refusal not delivered", "pid", s.Peer.Pid, "error", err)
+	}
+}
+
+// greet tells the application that it is registered; one that resumes its
+// session gets no descriptors, as it has them.
+func (a *App) greet(s *control.Session, fds ...int) error {
+	return s.Send(control.Registered(abi.MsgRegistered{
+		App: uint32(a.id), Generation: a.generation,
+		Slots:        uint32(abi.FirstSlot + a.m.cfg.Policy.MaxConns),
+		PromoteAfter: a.m.cfg.PromoteAfter, PromoteBytes: a.m.cfg.PromoteBytes, SpinUs: a.m.cfg.SpinUs,
+		ArenaSize: a.arena.Size(), PubSize: pubSize,
+	}), fds...)
+}
+
 func (m *Manager) newApp(s *control.Session, comm string) (*App, abi.PathReason, error) {
 	if !m.cfg.Policy.AllowsUid(s.Peer.Uid) {
 		return nil, abi.PathReasonPolicy, nil
 	}
-	a := &App{m: m, peer: s.Peer, comm: comm, generation: m.nextGeneration(), session: s, wake: -1,
-		workers: make(chan struct{}, maxWorkers), history: make(map[uint64]handover.Note)}
+	m.dismissStale(s.Peer.Pid)
+	a := &App{m: m, peer: s.Peer, comm: comm, generation: m.nextGeneration(), session: s, wake: -1, stop: -1,
+		workers: make(chan struct{}, maxWorkers), gone: make(chan struct{}),
+		history: make(map[uint64]handover.Note)}
 	if reason := m.addApp(a); reason != abi.PathReasonOk {
 		return nil, reason, nil
 	}

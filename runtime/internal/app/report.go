@@ -188,6 +188,7 @@ func (m *Manager) Stats() (*adminapi.Stats, error) {
 	if s.Strays, err = m.path.Sockets().Strays(); err != nil {
 		return nil, err
 	}
+	s.Adopted = c.Adoption.Count()
 	t := m.traffic()
 	s.FastSegsIn, s.FastSegsOut = t.FastSegsIn, t.FastSegsOut
 	s.FastBytesIn, s.FastBytesOut = t.FastBytesIn, t.FastBytesOut

@@ -15,6 +15,7 @@ import (
 	"github.com/etran-go/etran/runtime/internal/config"
 	"github.com/etran-go/etran/runtime/internal/control"
 	"github.com/etran-go/etran/runtime/internal/datapath"
+	"github.com/etran-go/etran/runtime/internal/die"
 	"github.com/etran-go/etran/runtime/internal/handover"
 	"github.com/etran-go/etran/runtime/internal/taps"
 	"github.com/etran-go/etran/runtime/internal/xsk"
@@ -60,11 +61,13 @@ const (
 
 type ownTap struct {
 	ifindex int
+	name    string
 	link    link.Link
 }
 
 type ownPair struct {
 	taps.Pair
+	name string
 	link link.Link
 }
 
@@ -149,6 +152,8 @@ func (a *App) makeRings(d datapath.Device, bind func(*rings) error) (err error) 
 	if err := bind(r); err != nil {
 		return err
 	}
+	a.saveRings(r)
+	die.At("rings-saved")
 	tap, err := a.makeTap(r)
 	if err != nil {
 		return err
@@ -195,6 +200,7 @@ func (a *App) bindPair(r *rings) error {
 	own := &ownPair{}
 	var err error
 	own.Pair, err = a.m.space.CreatePair(fmt.Sprintf("etv%d", a.id), pairMTU, func(name string, p taps.Pair) error {
+		own.name = name
 		var err error
 		if own.link, err = a.m.path.AttachRelay(p.Far, name); err != nil {
 			return err
@@ -284,6 +290,7 @@ func (a *App) tryQueues(ifindex int) (taken bool, err error) {
 	if err = a.bindQueues(r); err == nil {
 		if err = a.sendRings(r, r.set.Sockets[before:]); err == nil {
 			r.direct = offered
+			a.saveRings(r)
 			return true, nil
 		}
 		a.unbind(r, before)
@@ -300,6 +307,7 @@ func (a *App) ringsReady() {
 		return
 	}
 	a.rings.direct = ready
+	a.saveRings(a.rings)
 	moved := 0
 	for _, s := range a.activeSlots() {
 		if a.moveToQueues(a.index(s)) {
@@ -349,8 +357,11 @@ func (a *App) makeTap(r *rings) (*taps.Tap, error) {
 	if err != nil {
 		return nil, err
 	}
+	die.At("tap-made")
 	r.made++
-	r.taps = append(r.taps, ownTap{tap.Ifindex, l})
+	r.taps = append(r.taps, ownTap{tap.Ifindex, name, l})
+	a.saveRings(r)
+	die.At("tap-saved")
 	return tap, nil
 }
 
@@ -410,13 +421,14 @@ func (a *App) closeRings(r *rings) {
 	r.closed = true
 	devices := r.taps
 	if r.pair != nil {
-		devices = append(devices, ownTap{r.pair.Far, r.pair.link})
+		devices = append(devices, ownTap{r.pair.Far, r.pair.name, r.pair.link})
 	}
 	for _, d := range devices {
 		errs = append(errs, a.m.path.DeleteTap(d.ifindex))
 		a.m.path.Release(d.link)
 		errs = append(errs, a.m.space.Delete(d.ifindex))
 	}
+	a.m.journal.Delete(a.ringsItem())
 	r.set.Close()
 	if err := errors.Join(errs...); err != nil {
 		a.m.log.Error("rings not taken back wholly", "app", a.id, "error", err)

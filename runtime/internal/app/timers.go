@@ -42,6 +42,7 @@ func (m *Manager) runTimers(ctx context.Context) {
 			for _, change := range m.path.CheckDevices(now) {
 				m.deviceChanged(change)
 			}
+			m.emptyRetired()
 		}
 	}
 }

@@ -63,8 +63,7 @@ func New() (*Arena, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("map arena of %d octets: %w", l.Size, err)
 	}
-	a := &Arena{fd: fd, mem: mem, layout: l}
-	runtime.AddCleanup(a, func(mem []byte) { _ = unix.Munmap(mem) }, mem)
+	a := wrap(fd, mem, l)
 	*a.header() = abi.Arena{
 		Magic: abi.Magic, Version: abi.Version, Size: l.Size,
 		StashOffset: l.Stash, ConnsOffset: l.Conns, ConnStride: l.ConnStride,
@@ -72,6 +71,29 @@ func New() (*Arena, error) {
 		SndSize: abi.SndBuf, RcvSize: abi.RcvBuf, Slots: abi.AppSlots, StashSize: abi.StashSize,
 	}
 	return a, nil
+}
+
+// Adopt maps an arena that an earlier daemon made. The descriptor becomes its.
+func Adopt(fd int) (*Arena, error) {
+	l := NewLayout()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("look at the arena: %w", err)
+	}
+	if st.Size != int64(l.Size) {
+		return nil, fmt.Errorf("arena of %d octets instead of %d: %w", st.Size, l.Size, unix.EINVAL)
+	}
+	mem, err := unix.Mmap(fd, 0, int(l.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map arena of %d octets: %w", l.Size, err)
+	}
+	return wrap(fd, mem, l), nil
+}
+
+func wrap(fd int, mem []byte, l Layout) *Arena {
+	a := &Arena{fd: fd, mem: mem, layout: l}
+	runtime.AddCleanup(a, func(mem []byte) { _ = unix.Munmap(mem) }, mem)
+	return a
 }
 
 // SealedMemfd makes shared memory that its other holders can neither shrink
@@ -171,6 +193,12 @@ func (s Slot) Start(c Constants, d Data) {
 	w := s.aconn()
 	w.Mss, w.RcvWindow = c.Mss, c.RcvWindow
 	w.Keepalive, w.UserTimeout = c.Keepalive, c.UserTimeout
+	s.Fill(d)
+}
+
+// Fill is the part of Start that stores the octets.
+func (s Slot) Fill(d Data) {
+	w := s.aconn()
 	w.Snd.Base, w.Snd.Una, w.Snd.Nxt = d.SndUna, d.SndUna, d.SndNxt
 	w.Snd.End = d.SndUna + uint32(copy(s.sndRing(), d.Unacked))
 	w.Rcv.Base = d.RcvNxt - uint32(copy(s.rcvRing(), d.Unread))
@@ -218,8 +246,24 @@ func (s Slot) Yield() {
 	futexWake(&w.Owner)
 }
 
+// YieldSeized is Yield if a daemon has seized the lock, and perhaps died since.
+func (s Slot) YieldSeized() {
+	w := s.aconn()
+	if swap(&w.Owner, abi.LockSeized, 0) {
+		futexWake(&w.Owner)
+	}
+}
+
 // SetReason says why the slot is refused, aborted or demoted.
 func (s Slot) SetReason(r abi.PathReason) { s.aconn().Reason = uint32(r) }
+
+// Reason is what the library or SetReason wrote last.
+func (s Slot) Reason() abi.PathReason {
+	if r := abi.PathReason(s.aconn().Reason); r < abi.PathReasonMax {
+		return r
+	}
+	return abi.PathReasonProtocol
+}
 
 // Words are the untrusted words of a connection, copied.
 type Words struct {

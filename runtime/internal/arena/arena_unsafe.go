@@ -62,6 +62,8 @@ func (a *Arena) Drop(i int) {
 
 func storeRelease(word *uint32, value uint32) { atomic.StoreUint32(word, value) }
 
+func swap(word *uint32, from, to uint32) bool { return atomic.CompareAndSwapUint32(word, from, to) }
+
 func loadAcquire(word *uint32) uint32 { return atomic.LoadUint32(word) }
 
 func compareAndSwap(word *uint32, old, value uint32) bool {

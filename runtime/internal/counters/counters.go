@@ -4,6 +4,7 @@
 package counters
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -74,9 +75,35 @@ type Counters struct {
 	Seized, Stuck, ClosedBehind, Destroyed atomic.Uint64
 
 	PromotePause, DemotePause Pauses
+	Adoption                  Adoption
 
 	mu    sync.Mutex
 	ended Traffic
+}
+
+// Adoption is what was taken over from the last daemon.
+type Adoption struct {
+	mu    sync.Mutex
+	count adminapi.Adoption
+}
+
+// Update changes the counts.
+func (a *Adoption) Update(f func(*adminapi.Adoption)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.count.Recovered == nil {
+		a.count.Recovered, a.count.Lost = map[string]uint64{}, map[string]uint64{}
+	}
+	f(&a.count)
+}
+
+// Count returns a copy.
+func (a *Adoption) Count() (c adminapi.Adoption) {
+	a.Update(func(count *adminapi.Adoption) {
+		c = *count
+		c.Recovered, c.Lost = maps.Clone(count.Recovered), maps.Clone(count.Lost)
+	})
+	return c
 }
 
 // End adds the traffic of something that ended.

@@ -82,7 +82,7 @@ func TestOpenAndClose(t *testing.T) {
 	c := setup(t)
 	d, err := Open(c, quiet)
 	must(t, err)
-	if !hasProgram(t, "dp0") || !hasProgram(t, "dp1") || len(pins(t, c)) != 3 {
+	if !hasProgram(t, "dp0") || !hasProgram(t, "dp1") || len(pins(t, c)) != 4 {
 		t.Errorf("attached %v %v, pins %v", hasProgram(t, "dp0"), hasProgram(t, "dp1"), pins(t, c))
 	}
 	for _, dev := range d.Devices() {
@@ -163,7 +163,7 @@ func TestForcedDetach(t *testing.T) {
 	}
 	must(t, l.Close())
 	awaitUsable(t, d, true)
-	if !hasProgram(t, "dp0") || len(pins(t, c)) != 3 {
+	if !hasProgram(t, "dp0") || len(pins(t, c)) != 4 {
 		t.Errorf("attached %v, pins %v", hasProgram(t, "dp0"), pins(t, c))
 	}
 }
@@ -286,7 +286,7 @@ func TestLeftOversAreReplaced(t *testing.T) {
 	d, err := Open(c, quiet)
 	must(t, err)
 	defer d.Close()
-	if !hasProgram(t, "dp0") || !hasProgram(t, "dp1") || len(pins(t, c)) != 3 {
+	if !hasProgram(t, "dp0") || !hasProgram(t, "dp1") || len(pins(t, c)) != 4 {
 		t.Errorf("attached %v %v, pins %v", hasProgram(t, "dp0"), hasProgram(t, "dp1"), pins(t, c))
 	}
 }

@@ -10,20 +10,24 @@ import (
 
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/counters"
+	"github.com/etran-go/etran/runtime/internal/die"
 	"github.com/etran-go/etran/runtime/internal/repair"
 	"github.com/etran-go/etran/runtime/internal/seq"
 )
 
 // Demote gives the connection back to the kernel at the library's request.
-func (s *Slot) Demote(reason abi.PathReason) error {
+// Its generation keeps a request that comes twice from meaning the slot's next
+// connection.
+func (s *Slot) Demote(generation uint32, reason abi.PathReason) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase != abi.PhaseFast {
+	if s.phase != abi.PhaseFast || s.generation != generation {
 		return ErrPhase
 	}
 	start := time.Now()
 	conn := s.freeze()
 	if s.awaitDrained() {
+		die.At("demote-drained")
 		s.giveBack(&conn, s.collect(&conn, nil), reason, nil)
 	} else {
 		s.env.Log.Warn("program does not take what its rings hold", "slot", s.name(), "waited", time.Since(start))
@@ -42,7 +46,9 @@ func (s *Slot) freeze() abi.Conn {
 		s.env.Log.Error("flow not frozen", "slot", s.name(), "error", err)
 		conn = s.conn
 	}
+	die.At("demote-hold")
 	s.setPhase(abi.PhaseFrozen)
+	die.At("demote-frozen")
 	return conn
 }
 
@@ -52,11 +58,7 @@ func (s *Slot) giveBack(conn *abi.Conn, c *contents, reason abi.PathReason, fini
 	if !c.sane {
 		reason = abi.PathReasonProtocol
 	}
-	s.note.Reason = reason
-	traffic := counters.Fast(conn)
-	s.note.Traffic.Add(traffic)
-	s.env.Counters.Demotions.Add(reason)
-	s.mem.SetReason(reason)
+	s.account(conn, reason)
 	s.mem.SetTaken(c.words.Rcv.Read, c.words.Snd.End)
 
 	plan := s.plan(conn, c)
@@ -67,6 +69,11 @@ func (s *Slot) giveBack(conn *abi.Conn, c *contents, reason abi.PathReason, fini
 	if err == nil && s.forged() {
 		err = errForged
 	}
+	s.demoted(conn, c, err, finish)
+}
+
+// demoted ends a demotion that went well or failed.
+func (s *Slot) demoted(conn *abi.Conn, c *contents, err error, finish func()) {
 	s.asleep = nil
 	s.removeFlow()
 	if err != nil {
@@ -75,7 +82,7 @@ func (s *Slot) giveBack(conn *abi.Conn, c *contents, reason abi.PathReason, fini
 		repair.Abandon(s.fd)
 	}
 	// Together: what is live is counted there until the phase changes.
-	s.env.Counters.End(traffic)
+	s.env.Counters.End(counters.Fast(conn))
 	if err != nil {
 		s.setPhase(abi.PhaseDemoteFailed)
 		return
@@ -85,6 +92,7 @@ func (s *Slot) giveBack(conn *abi.Conn, c *contents, reason abi.PathReason, fini
 		finish()
 	}
 	s.setPhase(abi.PhaseDemoted)
+	die.At("demoted")
 }
 
 func (s *Slot) plan(conn *abi.Conn, c *contents) *repair.Plan {
@@ -97,27 +105,64 @@ func (s *Slot) plan(conn *abi.Conn, c *contents) *repair.Plan {
 	}
 }
 
-// restore rebuilds the socket, wakes it and lets segments reach it again. The
-// flow goes before the repair mode ends: the answer to the probe must not be
-// held.
+// restore gives the kernel socket its state and lets segments reach it again.
+// The order lets another daemon go on from any point (see adopt.go): as long as
+// the filter is on, nothing that the socket was given has been sent, and it can
+// be rebuilt from scratch; once it is off, the socket's own numbers say how much
+// of the unsent octets it has, until the program is told and gives it more. The
+// probe comes when the flow is gone: its answer must not be held.
 func (s *Slot) restore(p *repair.Plan, probe bool, keepalive, userTimeout int) error {
-	reuse, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	reuse, err := s.reuse()
 	if err != nil {
 		return err
 	}
 	if err := p.Rebuild(s.fd); err != nil {
 		return err
 	}
-	if err := s.asleep.wakeUp(s.fd, keepalive, userTimeout); err != nil {
+	die.At("restore-rebuilt")
+	if err := setTimers(s.fd, keepalive, userTimeout, sleeper{}); err != nil {
 		return err
 	}
+	die.At("restore-timers")
+	if err := repair.Leave(s.fd, false, reuse); err != nil {
+		return err
+	}
+	die.At("restore-left")
+	if err := s.asleep.open(s.fd); err != nil {
+		return err
+	}
+	die.At("restore-awake")
+	return s.complete(p, probe, reuse)
+}
+
+// complete ends the flow and sends what the socket has not got yet: the
+// acknowledgements come back to it at once.
+func (s *Slot) complete(p *repair.Plan, probe bool, reuse int) error {
 	s.removeFlow()
-	if err := repair.Leave(s.fd, probe, reuse); err != nil {
-		return err
-	}
-	err = p.Send(s.fd)
+	die.At("restore-removed")
+	err := p.Send(s.fd)
 	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
-		return nil // the peer has ended it meanwhile, as it may
+		err = nil // the peer has ended it meanwhile, as it may
+	}
+	die.At("restore-sent")
+	if probe && err == nil {
+		if probeErr := repair.Probe(s.fd, reuse); probeErr != nil {
+			// The peer's own segments or our timers do the same, later.
+			s.env.Log.Warn("peer not probed", "slot", s.name(), "error", probeErr)
+		}
 	}
 	return err
+}
+
+// reuse is SO_REUSEADDR as the program set it: in the repair mode the kernel
+// has another value there, and afterwards none.
+func (s *Slot) reuse() (int, error) {
+	now, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+	if err != nil {
+		return 0, err
+	}
+	if now == 1 {
+		return now, nil
+	}
+	return s.entry.Reuse, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/die"
 	"github.com/etran-go/etran/runtime/internal/ipsec"
 	"github.com/etran-go/etran/runtime/internal/nexthop"
 )
@@ -29,6 +30,7 @@ func (s *Slot) Observe(fd, number int) error {
 	}
 	s.mem.Claim(s.generation, uint32(s.conn.Ring))
 	s.setPhase(abi.PhaseObserving)
+	die.At("observing")
 	return nil
 }
 
@@ -119,15 +121,20 @@ func (s *Slot) install(ring uint16) abi.PathReason {
 		SndWscale: s.sock.options.SndWscale, RcvWscale: s.sock.options.RcvWscale,
 		Flags: s.flags(),
 	}
+	die.At("observe-begun")
+	s.begin()
+	die.At("observe-journal")
 	if err := s.env.Path.Install(s.index(), &s.conn); err != nil {
 		s.env.Log.Error("connection record not written", "slot", s.name(), "error", err)
 		return abi.PathReasonSyscall
 	}
 	s.state = abi.FlowStateNone
+	die.At("observe-record")
 	if _, err := s.setState(abi.FlowStateObserve); err != nil {
 		s.env.Log.Error("flow not observed", "slot", s.name(), "error", err)
 		return abi.PathReasonSyscall
 	}
+	die.At("observe-state")
 	switch err := s.env.Path.AddFlow(s.key(), s.index()); {
 	case errors.Is(err, ErrFlowExists):
 		return abi.PathReasonSharedFile
@@ -136,6 +143,7 @@ func (s *Slot) install(ring uint16) abi.PathReason {
 		return abi.PathReasonSyscall
 	}
 	s.flowAdded = true
+	die.At("observe-flow")
 	return abi.PathReasonOk
 }
 
@@ -157,7 +165,14 @@ func (s *Slot) Cancel() error {
 	switch s.phase {
 	case abi.PhaseObserving:
 		s.drop()
+		die.At("cancel-dropped")
 	case abi.PhaseRefused: // both at the same time
+	case abi.PhaseFree:
+		// The request that it cancels was lost with a daemon, or it comes
+		// for the second time.
+		if s.mem.Phase() != abi.PhaseCancelReq {
+			return ErrPhase
+		}
 	default:
 		return ErrPhase
 	}

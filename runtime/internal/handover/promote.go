@@ -5,12 +5,14 @@ package handover
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/arena"
+	"github.com/etran-go/etran/runtime/internal/die"
 	"github.com/etran-go/etran/runtime/internal/repair"
 	"github.com/etran-go/etran/runtime/internal/seq"
 )
@@ -51,7 +53,9 @@ func (s *Slot) Switch() error {
 	}
 	s.watch.start(start)
 	s.tracking.keep()
+	die.At("switch-active")
 	s.setPhase(abi.PhaseFast)
+	die.At("switch-fast")
 	s.env.Counters.Promotions.Add(1)
 	s.env.Counters.PromotePause.Add(time.Since(start))
 	return nil
@@ -61,10 +65,15 @@ func (s *Slot) promote() abi.PathReason {
 	if s.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
+	if err := s.saveOptions(); err != nil {
+		return s.failed(err)
+	}
+	die.At("switch-begun")
 	seen, err := s.setState(abi.FlowStateHold)
 	if err != nil {
 		return s.failed(err)
 	}
+	die.At("switch-hold")
 	if seen.Flags&abi.ConnObserved == 0 {
 		return abi.PathReasonNotSeen
 	}
@@ -79,9 +88,13 @@ func (s *Slot) promote() abi.PathReason {
 	if unread > maxUnread {
 		return abi.PathReasonBusy
 	}
+	die.At("switch-dumped")
+	s.saveDump(dump)
+	die.At("switch-journal")
 	if reason := s.sleepAfter(dump); reason != abi.PathReasonOk {
 		return reason
 	}
+	die.At("switch-asleep")
 	queues, reason := s.takeQueues(dump, unread)
 	if reason != abi.PathReasonOk {
 		return reason
@@ -101,13 +114,16 @@ func (s *Slot) takeQueues(dump *repair.State, unread int) (q repair.Queues, reas
 		if q.Unread, err = readUnread(s.fd, unread, unix.MSG_PEEK); err != nil {
 			return q, s.failed(err)
 		}
+		s.saveQueues(dump, &q)
 		return q, abi.PathReasonOk
 	}
 	if unacked > abi.SndBuf {
 		return q, abi.PathReasonUnsent
 	}
-	q, rebuilt, err := repair.Take(s.fd, s.sock.local, s.sock.remote, dump, maxUnread, unacked)
+	q, rebuilt, err := repair.Take(s.fd, s.sock.local, s.sock.remote, dump, maxUnread, unacked,
+		func(q *repair.Queues) { s.saveQueues(dump, q) })
 	if err == nil {
+		die.At("switch-rebuilt")
 		return q, abi.PathReasonOk
 	}
 	if rebuilt {
@@ -201,14 +217,12 @@ func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 	s.mem.Start(arena.Constants{
 		Mss: uint32(record.Mss), RcvWindow: window,
 		Keepalive: uint32(s.asleep.keepalive), UserTimeout: uint32(s.asleep.userTimeout),
-	}, arena.Data{
-		SndUna: record.SndUna, SndNxt: record.SndNxt, RcvNxt: record.RcvNxt,
-		Unacked: append(q.InFlight, q.Unsent...), Unread: q.Unread,
-	})
+	}, data(dump, q))
 	if len(q.InFlight)+len(q.Unsent) == 0 {
 		if err := s.consume(&record, len(q.Unread)); err != nil {
 			return s.undo(dump, q, err)
 		}
+		die.At("switch-consumed")
 	}
 	if _, err := s.env.Path.Activate(s.index(), s.generation, &record); err != nil {
 		return s.undo(dump, q, err)
@@ -235,25 +249,37 @@ func (s *Slot) consume(c *abi.Conn, n int) error {
 	return nil
 }
 
+// data is what the arena gets of the socket's queues.
+func data(dump *repair.State, q *repair.Queues) arena.Data {
+	return arena.Data{
+		SndUna: uint32(q.SndUna(dump)), SndNxt: uint32(q.SndNxt(dump)), RcvNxt: uint32(dump.RcvNxt),
+		Unacked: slices.Concat(q.InFlight, q.Unsent), Unread: q.Unread,
+	}
+}
+
 // undo puts what was taken back into the kernel socket.
 func (s *Slot) undo(dump *repair.State, q *repair.Queues, cause error) abi.PathReason {
-	if len(q.InFlight)+len(q.Unsent)+len(q.Unread) == 0 {
+	if q.Empty() {
 		return s.failed(cause)
 	}
-	p := &repair.Plan{
-		Local: s.sock.local, Remote: s.sock.remote, Options: dump.Options, TSOffset: dump.TSOffset,
-		RcvNxt: dump.RcvNxt, Unread: q.Unread,
-		RightEdge: dump.RightEdge(),
-		SndUna:    q.SndUna(dump), InFlight: q.InFlight, Unsent: q.Unsent,
-		SndWnd: dump.Window.SndWnd, MaxWnd: dump.Window.MaxWindow,
-	}
-	if err := s.restore(p, true, s.asleep.keepalive, s.asleep.userTimeout); err != nil {
+	if err := s.restore(s.planBack(dump, q), true, s.asleep.keepalive, s.asleep.userTimeout); err != nil {
 		s.env.Log.Error("connection lost: a switch could not be undone",
 			"slot", s.name(), "local", s.sock.local, "remote", s.sock.remote, "error", err)
 		repair.Abandon(s.fd)
 	}
 	s.asleep = nil
 	return s.failed(cause)
+}
+
+// planBack is the plan for a socket as it was when it was dumped.
+func (s *Slot) planBack(dump *repair.State, q *repair.Queues) *repair.Plan {
+	return &repair.Plan{
+		Local: s.sock.local, Remote: s.sock.remote, Options: dump.Options, TSOffset: dump.TSOffset,
+		RcvNxt: dump.RcvNxt, Unread: q.Unread,
+		RightEdge: seq.Num(dump.Window.RcvWup + dump.Window.RcvWnd),
+		SndUna:    q.SndUna(dump), InFlight: q.InFlight, Unsent: q.Unsent,
+		SndWnd: dump.Window.SndWnd, MaxWnd: dump.Window.MaxWindow,
+	}
 }
 
 func (s *Slot) fillRecord(c *abi.Conn, d *repair.State, q *repair.Queues) error {
@@ -311,11 +337,14 @@ func (s *Slot) abort(reason abi.PathReason) {
 		}
 		s.asleep = nil
 	}
+	die.At("abort-awake")
 	s.removeFlow()
+	die.At("abort-removed")
 	s.note.Reason = reason
 	s.env.Counters.Aborted.Add(reason)
 	s.mem.SetReason(reason)
 	s.setPhase(abi.PhaseAborted)
+	die.At("aborted")
 }
 
 // nap sleeps as exactly as the kernel can; Go's timers are too coarse.

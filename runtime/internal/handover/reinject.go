@@ -8,6 +8,7 @@ import (
 
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/arena"
+	"github.com/etran-go/etran/runtime/internal/die"
 	"github.com/etran-go/etran/runtime/internal/frame"
 	"github.com/etran-go/etran/runtime/internal/xsk"
 )
@@ -18,6 +19,16 @@ func (s *Slot) Reinject() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch s.phase {
+	case abi.PhaseFast:
+		// Its demotion waited too long for a daemon: the program has given
+		// the connection up, and waits no more.
+		conn := s.freeze()
+		s.takeOver(&conn, abi.PathReasonRestart, nil)
+	case abi.PhaseFree:
+		// Its end was a dead daemon's, who forgot it before it could answer.
+		if s.mem.Phase() != abi.PhaseReinjectReq {
+			return ErrPhase
+		}
 	case abi.PhaseAborted, abi.PhaseDemoted, abi.PhaseDemoteFailed:
 	default:
 		return ErrPhase
@@ -26,7 +37,9 @@ func (s *Slot) Reinject() error {
 		s.inject(s.heldFrames(nil))
 	}
 	s.dropStash()
+	die.At("reinject-injected")
 	s.drop()
+	die.At("reinject-dropped")
 	s.alone = false
 	s.setPhase(abi.PhaseFree)
 	return nil

@@ -21,6 +21,26 @@ type sleeper struct {
 	filtered               bool
 }
 
+// asleep says whether a socket has the drop filter: whether it was put to sleep
+// and not woken since. Only a filter that was not made from classic BPF
+// refuses to be read.
+func isAsleep(fd int) bool {
+	_, err := optionLength(fd, unix.SOL_SOCKET, unix.SO_GET_FILTER, 0)
+	return err == unix.EACCES
+}
+
+// open lets segments reach the socket again.
+func (s *sleeper) open(fd int) error {
+	if !s.filtered {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); err != nil {
+		return fmt.Errorf("detach the drop filter: %w", err)
+	}
+	s.filtered = false
+	return nil
+}
+
 // putToSleep makes the socket inert. The filter is a program that drops
 // everything without an answer: the peer just sends again. After an error,
 // wakeUp undoes what was done.
@@ -42,11 +62,8 @@ func putToSleep(fd, dropAll int) (*sleeper, error) {
 
 // wakeUp makes the socket live again, with these options.
 func (s *sleeper) wakeUp(fd, keepalive, userTimeout int) error {
-	if s.filtered {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); err != nil {
-			return fmt.Errorf("detach the drop filter: %w", err)
-		}
-		s.filtered = false
+	if err := s.open(fd); err != nil {
+		return err
 	}
 	return setTimers(fd, keepalive, userTimeout, sleeper{})
 }

@@ -35,7 +35,11 @@ type DataPath interface {
 	Read(index uint32) (abi.Conn, error)
 	// AddFlow fails with ErrFlowExists if the flow is somebody's already.
 	AddFlow(key abi.FlowKey, index uint32) error
+	// HasFlow says whether the flow is directed to this record.
+	HasFlow(key abi.FlowKey, index uint32) (bool, error)
 	DeleteFlow(key abi.FlowKey) error
+	// Hop reads a next hop.
+	Hop(index uint16) (abi.Hop, error)
 	// Inject gives a frame to the kernel as if it had come from the device.
 	Inject(ifindex int, frame []byte) error
 }
@@ -94,6 +98,7 @@ type Env struct {
 	Device   func(ifindex int) (Device, bool)
 	Policy   *config.Policy
 	Counters *counters.Counters
+	Journal  Journal
 	Log      *slog.Logger
 	Sockets  Sockets
 	// NetnsCookie is the network namespace that the daemon serves.
@@ -133,6 +138,7 @@ type Slot struct {
 	conn       abi.Conn // the record as installed
 	flowAdded  bool
 	asleep     *sleeper
+	entry      entry // in the journal; the zero value if there is none
 	watch      watch
 	tracking   tracking
 	note       Note
@@ -155,7 +161,7 @@ func NewSlot(env *Env, owner Owner, a *arena.Arena, app, slot uint16) *Slot {
 // transitions are the daemon's: phases that the library sets on its own
 // account (a request, or FREE after REFUSED) are none.
 var transitions = map[abi.Phase][]abi.Phase{
-	abi.PhaseFree:         {abi.PhaseObserving, abi.PhaseRefused},
+	abi.PhaseFree:         {abi.PhaseObserving, abi.PhaseRefused, abi.PhaseFree},
 	abi.PhaseRefused:      {abi.PhaseObserving, abi.PhaseRefused, abi.PhaseFree},
 	abi.PhaseObserving:    {abi.PhaseFast, abi.PhaseAborted, abi.PhaseFree},
 	abi.PhaseFast:         {abi.PhaseFrozen},
@@ -215,6 +221,7 @@ func (s *Slot) drop() {
 	}
 	s.removeFlow()
 	s.restoreTracking()
+	s.forget()
 	if s.hop != (nexthop.Hop{}) {
 		s.env.Hops.Release(s.hop)
 		s.hop = nexthop.Hop{}

@@ -94,6 +94,9 @@ func (s *Slot) finish(reason abi.PathReason) {
 	case abi.PhaseFast:
 		conn := s.freeze()
 		s.takeOver(&conn, reason, nil)
+	case abi.PhaseFrozen: // as the last daemon left it
+		s.resume(reason, false)
+		s.injectAlone()
 	case abi.PhaseObserving:
 		s.alone, s.note.Reason = true, reason
 		s.removeFlow()

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -39,8 +40,9 @@ type Device struct {
 
 // Hop is what a connection needs to know of its next hop.
 type Hop struct {
-	Index  uint16
-	Device int // ifindex
+	Index   uint16
+	Device  int // ifindex
+	Gateway netip.Addr
 }
 
 type key struct {
@@ -106,7 +108,22 @@ func (t *Table) Acquire(local, remote netip.Addr) (Hop, error) {
 		return Hop{}, err
 	}
 	e.users++
-	return Hop{e.index, k.device}, nil
+	return Hop{e.index, k.device, k.gateway}, nil
+}
+
+// Adopt holds a hop that an earlier daemon acquired, under the index that its
+// connections' records have. Until the kernel tells of the neighbour, the map's
+// addresses stay as they are.
+func (t *Table) Adopt(h Hop, as *abi.Hop) {
+	k := key{h.Device, h.Gateway}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[k]
+	if !ok || e.index != h.Index {
+		e = &entry{index: h.Index, mac: slices.Clone(as.Dmac[:])}
+		t.entries[k], t.used[h.Index] = e, true
+	}
+	e.users++
 }
 
 // Release gives a hop back. Its entry stays for the next connection, until

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etran-go/etran/runtime/internal/die"
 	"github.com/etran-go/etran/runtime/internal/seq"
 )
 
@@ -78,6 +79,7 @@ func Dump(fd int) (State, error) {
 	if err := enter(fd); err != nil {
 		return s, err
 	}
+	die.At("dump-repairing")
 	err = s.read(fd)
 	if leaveErr := Leave(fd, false, reuse); err == nil {
 		err = leaveErr
@@ -162,6 +164,7 @@ func (p *Plan) Rebuild(fd int) error {
 	if err := disconnect(fd); err != nil {
 		return fmt.Errorf("disconnect: %w", err)
 	}
+	die.At("rebuild-disconnected")
 	// The disconnect may have reset what the repair mode forces on.
 	if err := enter(fd); err != nil {
 		return err
@@ -172,6 +175,7 @@ func (p *Plan) Rebuild(fd int) error {
 		if err := step(fd); err != nil {
 			return err
 		}
+		die.At("rebuild-step")
 	}
 	return nil
 }
@@ -384,6 +388,23 @@ func Leave(fd int, probe bool, reuse int) error {
 		return fmt.Errorf("restore SO_REUSEADDR: %w", err)
 	}
 	return nil
+}
+
+// Probe makes the peer of a connection out of repair mode answer at once.
+func Probe(fd, reuse int) error {
+	if err := enter(fd); err != nil {
+		return err
+	}
+	return Leave(fd, true, reuse)
+}
+
+// Repairing says whether the socket is in repair mode.
+func Repairing(fd int) (bool, error) {
+	v, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR)
+	if err != nil {
+		return false, fmt.Errorf("read TCP_REPAIR: %w", err)
+	}
+	return v != 0, nil
 }
 
 // Abandon closes the connection in a socket whose Rebuild failed: the repair

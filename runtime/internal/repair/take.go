@@ -23,11 +23,15 @@ func (q *Queues) SndUna(d *State) seq.Num { return q.SndNxt(d).Add(-len(q.InFlig
 // SndNxt is the sequence number of the next octet to send.
 func (q *Queues) SndNxt(d *State) seq.Num { return d.WriteSeq.Add(-len(q.Unsent)) }
 
+// Empty says whether the socket had nothing.
+func (q *Queues) Empty() bool { return len(q.Unread)+len(q.InFlight)+len(q.Unsent) == 0 }
+
 // Take reads the socket's queues and rebuilds it without them, so that none of
-// its timers has a reason to run. unread and unacked are the most octets that
+// its timers has a reason to run. Before that keep is called, to put the octets
+// where they survive this process. unread and unacked are the most octets that
 // either queue may have. On success the socket is as the dump says, with empty queues and out of repair
 // mode. If rebuilt is true after an error, the connection is lost.
-func Take(fd int, local, remote netip.AddrPort, d *State, unread, unacked int) (q Queues, rebuilt bool, err error) {
+func Take(fd int, local, remote netip.AddrPort, d *State, unread, unacked int, keep func(*Queues)) (q Queues, rebuilt bool, err error) {
 	reuse, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
 	if err != nil {
 		return q, false, fmt.Errorf("read SO_REUSEADDR: %w", err)
@@ -38,6 +42,7 @@ func Take(fd int, local, remote netip.AddrPort, d *State, unread, unacked int) (
 	if err := q.peek(fd, unread, unacked); err != nil {
 		return q, false, leaveAfter(fd, reuse, err)
 	}
+	keep(&q)
 	p := Plan{
 		Local: local, Remote: remote, Options: d.Options, TSOffset: d.TSOffset,
 		RcvNxt: d.RcvNxt, RightEdge: d.RightEdge(),

@@ -22,11 +22,18 @@ import (
 type Space struct {
 	jobs  chan func()
 	links *netlink.Handle
+	ns    netns.NsHandle
 }
 
 // NewSpace makes the namespace.
-func NewSpace() (*Space, error) {
-	s := &Space{jobs: make(chan func())}
+func NewSpace() (*Space, error) { return startSpace(netns.None()) }
+
+// AdoptSpace takes over the namespace of an earlier daemon. The descriptor
+// becomes the space's.
+func AdoptSpace(fd int) (*Space, error) { return startSpace(netns.NsHandle(fd)) }
+
+func startSpace(ns netns.NsHandle) (*Space, error) {
+	s := &Space{jobs: make(chan func()), ns: ns}
 	ready := make(chan error)
 	go s.live(ready)
 	if err := <-ready; err != nil {
@@ -48,9 +55,19 @@ func (s *Space) live(ready chan<- error) {
 		job()
 	}
 	s.links.Close()
+	s.ns.Close()
 }
 
+// Fd is a descriptor of the namespace, which keeps it and its taps in being.
+func (s *Space) Fd() int { return int(s.ns) }
+
 func (s *Space) enter() error {
+	if s.ns.IsOpen() {
+		if err := unix.Setns(int(s.ns), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the taps' network namespace: %w", err)
+		}
+		return s.openLinks()
+	}
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("create the taps' network namespace: %w", err)
 	}
@@ -59,12 +76,16 @@ func (s *Space) enter() error {
 	if err := os.WriteFile(noIPv6, []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("disable IPv6 in the taps' namespace: %w", err)
 	}
-	ns, err := netns.Get()
-	if err != nil {
+	var err error
+	if s.ns, err = netns.Get(); err != nil {
 		return fmt.Errorf("open the taps' network namespace: %w", err)
 	}
-	defer ns.Close()
-	if s.links, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
+	return s.openLinks()
+}
+
+func (s *Space) openLinks() error {
+	var err error
+	if s.links, err = netlink.NewHandleAt(s.ns, unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("netlink in the taps' namespace: %w", err)
 	}
 	return nil

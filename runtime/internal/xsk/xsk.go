@@ -49,12 +49,47 @@ type Socket struct {
 
 // Open makes the memory for a device's queues and a shared ring.
 func Open(queues int) (*Set, error) {
-	s := &Set{Umem: -1, Frames: abi.RingSize*uint32(queues+1) + abi.StashSize}
+	s := &Set{Umem: -1, Frames: frames(queues)}
 	if err := s.open(); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+func frames(queues int) uint32 { return abi.RingSize*uint32(queues+1) + abi.StashSize }
+
+// Adopt takes over a set of an earlier daemon's, made for so many queues. The
+// descriptors become the set's, also after an error.
+func Adopt(umem, queues int, sockets []Socket) (*Set, error) {
+	s := &Set{Umem: umem, Frames: frames(queues), Sockets: sockets}
+	if err := s.adopt(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Set) adopt() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(s.Umem, &st); err != nil {
+		return fmt.Errorf("look at the frame memory: %w", err)
+	}
+	size := int(s.Frames) * abi.FrameSize
+	if st.Size != int64(size) {
+		return fmt.Errorf("frame memory of %d octets instead of %d: %w", st.Size, size, unix.EINVAL)
+	}
+	var err error
+	s.mem, err = unix.Mmap(s.Umem, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map %d octets of frame memory: %w", size, err)
+	}
+	for i := range s.Sockets {
+		if s.Sockets[i].rx, err = mapRing(s.Sockets[i].Fd, abi.RingSize); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Set) open() error {

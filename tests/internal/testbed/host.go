@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -71,9 +72,23 @@ const (
 	daemonPoll         = 20 * time.Millisecond
 )
 
+// Daemon says how an etrand differs from the testbed's usual one.
+type Daemon struct {
+	// Path of the program; the one of the build directory if empty.
+	Path string
+	// Env are further environment variables, "NAME=value".
+	Env []string
+}
+
 // StartDaemon starts the host's etrand and waits until it answers. Tests use
 // it after StopDaemon.
-func (h *Host) StartDaemon(ctx context.Context) error {
+func (h *Host) StartDaemon(ctx context.Context) error { return h.StartOtherDaemon(ctx, Daemon{}) }
+
+// StartOtherDaemon is StartDaemon for a daemon that is not the usual one.
+func (h *Host) StartOtherDaemon(ctx context.Context, d Daemon) error {
+	if d.Path == "" {
+		d.Path = filepath.Join(h.tb.opts.BuildDir, "etrand")
+	}
 	if err := os.MkdirAll(h.RunDir, 0o755); err != nil {
 		return fmt.Errorf("making the run directory: %w", err)
 	}
@@ -83,7 +98,7 @@ func (h *Host) StartDaemon(ctx context.Context) error {
 	}
 	defer out.Close()
 
-	cmd := exec.Command(filepath.Join(h.tb.opts.BuildDir, "etrand"),
+	cmd := exec.Command(d.Path,
 		"--interface", WireInterface,
 		"--run-dir", h.RunDir,
 		"--pin-dir", h.tb.paths.pinDir(h.Name),
@@ -92,6 +107,7 @@ func (h *Host) StartDaemon(ctx context.Context) error {
 		cmd.Args = append(cmd.Args, "--config", h.tb.paths.verifyConfig())
 	}
 	cmd.Args = append(cmd.Args, h.tb.opts.DaemonArgs...)
+	cmd.Env = append(os.Environ(), d.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	// A session of its own: the daemon outlives "testbed up", and a ^C in
 	// the terminal is not for it.
@@ -174,6 +190,28 @@ func (h *Host) StopDaemon(s syscall.Signal) error {
 	return nil
 }
 
+// PinDir is where the host's daemon pins.
+func (h *Host) PinDir() string { return h.tb.paths.pinDir(h.Name) }
+
+// DaemonPid is the process of the host's daemon, 0 if it does not run.
+func (h *Host) DaemonPid() int {
+	proc, err := loadProcess(h.daemonFile())
+	if err != nil || !proc.alive() {
+		return 0
+	}
+	return proc.pid
+}
+
+// KeeperPids are the processes that keep what outlives the host's daemon.
+func (h *Host) KeeperPids() ([]int, error) {
+	procs, err := processesIn([]string{h.tb.paths.netns(h.Name)}, process.isKeeper)
+	var pids []int
+	for _, p := range procs {
+		pids = append(pids, p.pid)
+	}
+	return pids, err
+}
+
 // appStopTimeout is how long programs on the hosts may take to end before
 // they are killed.
 const appStopTimeout = time.Second
@@ -189,7 +227,7 @@ func clear(p paths) error {
 			daemons = append(daemons, proc)
 		}
 	}
-	apps, err := processesIn(spaces, daemons)
+	apps, err := processesIn(spaces, func(p process) bool { return !p.isKeeper() && !slices.Contains(daemons, p) })
 	if err != nil {
 		return err
 	}
@@ -197,6 +235,14 @@ func clear(p paths) error {
 		return err
 	}
 	if _, err := endProcesses(daemons, syscall.SIGTERM, daemonStopTimeout); err != nil {
+		return err
+	}
+	// A daemon that was killed leaves its keeper.
+	keepers, err := processesIn(spaces, process.isKeeper)
+	if err != nil {
+		return err
+	}
+	if _, err := endProcesses(keepers, syscall.SIGKILL, daemonStopTimeout); err != nil {
 		return err
 	}
 	var errs []error

@@ -78,21 +78,27 @@ func loadProcess(path string) (process, error) {
 	return p, nil
 }
 
-// processesIn lists the processes in some network namespaces, except this one
-// and those in except. It finds what a record would miss: children of
+// isKeeper says whether the process is an etrand's keeper.
+func (p process) isKeeper() bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+	return err == nil && bytes.HasPrefix(line, []byte("etrand-keeper\x00"))
+}
+
+// processesIn lists the processes in some network namespaces that are wanted,
+// except this one. It finds what a record would miss: children of
 // programs, and programs that made themselves daemons.
-func processesIn(spaces []string, except []process) ([]process, error) {
-	var wanted []os.FileInfo
+func processesIn(spaces []string, wanted func(process) bool) ([]process, error) {
+	var in []os.FileInfo
 	for _, path := range spaces {
 		switch info, err := os.Stat(path); {
 		case err == nil:
-			wanted = append(wanted, info)
+			in = append(in, info)
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, fmt.Errorf("looking at a network namespace: %w", err)
 		}
 	}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil || len(wanted) == 0 {
+	if err != nil || len(in) == 0 {
 		return nil, err
 	}
 	var found []process
@@ -100,14 +106,14 @@ func processesIn(spaces []string, except []process) ([]process, error) {
 		// Errors below mean that the process has ended.
 		info, err := os.Stat(filepath.Join(dir, "ns/net"))
 		inside := func(space os.FileInfo) bool { return os.SameFile(space, info) }
-		if err != nil || !slices.ContainsFunc(wanted, inside) {
+		if err != nil || !slices.ContainsFunc(in, inside) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if p, err := processOf(pid); err == nil && !slices.Contains(except, p) {
+		if p, err := processOf(pid); err == nil && wanted(p) {
 			found = append(found, p)
 		}
 	}
