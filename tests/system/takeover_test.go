@@ -33,7 +33,7 @@ import (
 // daemon does it alone, and the peer is served.
 func TestStoppedProgramIsDemoted(t *testing.T) {
 	const stops, seconds = 160, 80 // of each kind of program
-	for _, mode := range []struct{ name, flag string }{{"epoll", ""}, {"blocking", "--blocking"}} {
+	for _, mode := range []struct{ name, flag string }{{"epoll", ""}, {"blocking", "--mixed"}} {
 		t.Run(mode.name, func(t *testing.T) {
 			tb := testbed.ForTest(t, testbed.Options{})
 			args := []string{program(t, "streams"), "--port", "7000", "--connections", "6",
