@@ -36,8 +36,8 @@ type soak struct {
 var soaks = []soak{
 	{name: "stall", args: []string{"--rate", "200000", "--piece", "2048"},
 		p99: 5 * time.Millisecond, max: time.Second},
-	{name: "threads", args: []string{"--mixed", "--rate", "1000000"}, stops: true},
-	{name: "hogs", args: []string{"--mixed", "--rate", "400000"}, hogs: 3, stops: true},
+	{name: "threads", args: []string{"--mixed", "--rate", "200000", "--piece", "16384"}, stops: true},
+	{name: "hogs", args: []string{"--mixed", "--rate", "100000", "--piece", "16384"}, hogs: 3, stops: true},
 }
 
 // Fifty connections, streams both ways, every byte checked, both ends under
@@ -95,18 +95,18 @@ func (s *soak) run(t *testing.T, tb *testbed.Testbed, seconds int) (client, serv
 	return client, server
 }
 
-// stopAtRandom stops one of the programs now and then for up to 300 ms.
+// stopAtRandom stops one of the programs now and then for up to 200 ms.
 func (s *soak) stopAtRandom(stop <-chan struct{}, programs ...*testbed.Process) {
 	for s.stops {
 		p := programs[rand.IntN(len(programs))]
 		select {
 		case <-stop:
 			return
-		case <-time.After(time.Duration(rand.IntN(400)) * time.Millisecond):
+		case <-time.After(time.Duration(rand.IntN(1000)) * time.Millisecond):
 		}
 		// Both fail only when the program has ended.
 		_ = p.Signal(syscall.SIGSTOP)
-		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
 		_ = p.Signal(syscall.SIGCONT)
 	}
 }
