@@ -277,7 +277,7 @@ static bool open_queue(struct et_queue *q, int fd, const struct etran_msg_rings 
 	q->rx_desc = (const struct xdp_desc *)(rx + o.rx.desc);
 	q->fill_producer = (uint32_t *)(fill + o.fr.producer);
 	q->fill_addr = (uint64_t *)(fill + o.fr.desc);
-	q->taken = q->reported = 0;
+	q->filled = q->taken = q->reported = 0;
 	return true;
 }
 

@@ -363,19 +363,22 @@ func leftovers(t *testing.T, h *testbed.Host) string {
 		return fmt.Sprintf("keepers %v, %v", keepers, err)
 	}
 	for pid, most := range map[int]int{keepers[0]: 16, h.DaemonPid(): 40} {
+		kinds := map[string]int{}
 		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		if err != nil {
 			return err.Error()
 		}
 		for _, fd := range fds {
 			target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name()))
+			kind, _, _ := strings.Cut(target, ":[")
+			kinds[kind]++
 			// The daemon has pidfds of its keeper, too.
 			if strings.Contains(target, "etran-") || pid == keepers[0] && strings.Contains(target, "pidfd") {
 				return fmt.Sprintf("process %d has %s", pid, target)
 			}
 		}
 		if len(fds) > most {
-			return fmt.Sprintf("process %d has %d descriptors", pid, len(fds))
+			return fmt.Sprintf("process %d has %d descriptors: %v", pid, len(fds), kinds)
 		}
 	}
 	return ""

@@ -359,8 +359,12 @@ func (d *adoption) recover() {
 // dead says whether the process has ended.
 func (a *App) dead() bool {
 	poll := []unix.PollFd{{Fd: int32(a.peer.Pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(poll, 0)
-	return err != nil || n > 0
+	for {
+		n, err := unix.Poll(poll, 0)
+		if err != unix.EINTR { // a signal of Go's scheduler, even without waiting
+			return err != nil || n > 0
+		}
+	}
 }
 
 // resume takes up the session of a program that the last daemon served.
@@ -395,11 +399,11 @@ func (m *Manager) resume(s *control.Session, r *abi.MsgRegister) *App {
 // same number cannot be registered as its own successor.
 func (m *Manager) resumable(s *control.Session, r *abi.MsgRegister) *App {
 	for _, a := range m.list() {
-		if uint32(a.id) != r.App || a.generation != r.Generation || a.peer.Pid != s.Peer.Pid || a.dead() {
+		if uint32(a.id) != r.App || a.peer.Pid != s.Peer.Pid {
 			continue
 		}
-		if r.Flags&abi.RegisterRings != 0 && !a.hasRings() {
-			continue // they could not be adopted
+		if a.generation != r.Generation || a.dead() || r.Flags&abi.RegisterRings != 0 && !a.hasRings() {
+			continue // the last: they could not be adopted
 		}
 		return a
 	}
