@@ -11,18 +11,23 @@
  * as the other sent.
  *
  * The stall of a connection is the longest time between two receptions; what
- * a switch between two paths costs shows there.
+ * a switch between two paths costs shows there. With --rate it is known when a
+ * piece should have come: how much later each came is counted in a histogram.
  *
  * SIGUSR1 ends the sending early.
  *
- * With --blocking, a sending and a receiving thread per connection use
- * blocking calls; without, one thread serves all with epoll.
+ * One thread serves all with epoll, or, with --blocking or --mixed, a sending
+ * and a receiving thread serve each connection: with blocking calls, some of the
+ * receivers waiting in recv() and some in poll(); with --mixed, some of them in
+ * epoll_wait().
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <math.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -37,18 +42,25 @@
 #include "pattern.h"
 
 #define CHUNK 65536
+/* Lateness histogram: so many buckets per factor of two, from 2^7 us on. */
+#define LATE_STEPS 8
+#define LATE_FIRST_US 128.0
+#define LATE_BUCKETS (18 * LATE_STEPS)
 #define CONNECT_PATIENCE_NS 5000000000u
 #define HELLO_MAGIC 0x6574737472656d31u /* "etstrem1" */
 
+enum waiting { WAIT_EPOLL, WAIT_BLOCKING, WAIT_MIXED };
+
 struct options {
 	bool server;
-	bool blocking;
+	enum waiting waiting;
 	const char *host;
 	uint16_t port;
 	unsigned int connections;
 	double seconds;       /* how long to send; 0: until bytes were sent */
 	uint64_t bytes;       /* how many to send per connection; 0: no limit */
 	uint64_t rate;       /* bytes per second and connection; 0: no limit */
+	size_t piece;         /* most bytes of a piece */
 	unsigned int timeout; /* seconds without a byte that are an error */
 	uint64_t seed;
 };
@@ -67,6 +79,7 @@ struct stream {
 	uint64_t sent;    /* written by the sending thread */
 	uint64_t received; /* this and what follows by the receiving thread */
 	uint64_t last_received_ns;
+	uint64_t last_received; /* bytes */
 	uint64_t longest_gap_ns;
 	atomic_bool out_done, in_done;
 	bool wants_out;  /* registered for EPOLLOUT */
@@ -77,12 +90,14 @@ static struct options opt = {
 	.host = "0.0.0.0",
 	.port = 7000,
 	.connections = 8,
+	.piece = CHUNK,
 	.timeout = 20,
 	.seed = 1,
 };
 static uint64_t started_ns;
 static atomic_ullong progress; /* bytes moved; tells whether something moves */
 static atomic_uint mismatches, errors, open_streams;
+static atomic_ullong late[LATE_BUCKETS];
 static atomic_bool stopped; /* by SIGUSR1 */
 
 /* A thread of its own takes the signal: it interrupts no call. */
@@ -107,7 +122,7 @@ static void fail(struct stream *s, const char *what)
 /* How many bytes the next piece may have; 0 if the stream is complete. */
 static size_t next_piece(struct stream *s)
 {
-	size_t n = 1 + pattern_random(&s->random) % CHUNK;
+	size_t n = 1 + pattern_random(&s->random) % opt.piece;
 
 	if (opt.bytes && opt.bytes - s->sent < n)
 		n = opt.bytes - s->sent;
@@ -157,19 +172,39 @@ static void report_mismatch(struct stream *s, const char *got, const char *expec
 	s->out_done = s->in_done = true;
 }
 
-/* Receives once and checks it. Returns recv()'s result. */
-static ssize_t receive_piece(struct stream *s, char *buffer, char *expected)
+/* The sender waits after a piece for as long as the rate gives its bytes. */
+static void note_lateness(const struct stream *s, uint64_t gap_ns)
 {
-	ssize_t n = recv(s->fd, buffer, CHUNK, 0);
-	uint64_t now = pattern_now_ns();
+	double due_us = (double)s->last_received * 1e6 / (double)opt.rate;
+	double us = (double)gap_ns / 1e3 - due_us;
+	int bucket = us < LATE_FIRST_US ? -1 : (int)(log2(us / LATE_FIRST_US) * LATE_STEPS);
+
+	if (bucket >= 0)
+		late[bucket < LATE_BUCKETS ? bucket : LATE_BUCKETS - 1]++;
+}
+
+static void note_reception(struct stream *s, uint64_t n)
+{
+	uint64_t now = pattern_now_ns(), gap = now - s->last_received_ns;
+
+	if (s->received && gap > s->longest_gap_ns)
+		s->longest_gap_ns = gap;
+	if (s->received && opt.rate)
+		note_lateness(s, gap);
+	s->last_received_ns = now;
+	s->last_received = n;
+}
+
+/* Receives once and checks it. Returns recv()'s result. */
+static ssize_t receive_piece(struct stream *s, int flags, char *buffer, char *expected)
+{
+	ssize_t n = recv(s->fd, buffer, CHUNK, flags);
 
 	if (n <= 0) {
 		s->in_done = s->in_done || n == 0;
 		return n;
 	}
-	if (s->received && now - s->last_received_ns > s->longest_gap_ns)
-		s->longest_gap_ns = now - s->last_received_ns;
-	s->last_received_ns = now;
+	note_reception(s, (uint64_t)n);
 	pattern_fill(expected, (size_t)n, s->in_seed, s->received);
 	if (memcmp(buffer, expected, (size_t)n))
 		report_mismatch(s, buffer, expected);
@@ -247,6 +282,14 @@ static int listen_here(void)
 	return fd;
 }
 
+/* Pieces that are due shall not wait for acknowledgements (Nagle). */
+static bool set_pace(const struct stream *s)
+{
+	int on = opt.rate != 0;
+
+	return !setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
 static bool open_all(struct stream *streams)
 {
 	int listener = opt.server ? listen_here() : -1;
@@ -258,7 +301,8 @@ static bool open_all(struct stream *streams)
 	}
 	for (unsigned int i = 0; i < opt.connections; i++) {
 		streams[i].index = i;
-		if (opt.server ? accept_one(&streams[i], listener) : connect_one(&streams[i]))
+		if ((opt.server ? accept_one(&streams[i], listener) : connect_one(&streams[i])) &&
+		    set_pace(&streams[i]))
 			continue;
 		fprintf(stderr, "streams: %s connection %u, %s:%u: %s\n",
 			opt.server ? "accepting" : "making", i, opt.host, opt.port,
@@ -302,7 +346,7 @@ static void serve_event(int epoll_fd, struct stream *s, uint32_t events)
 	bool in_was_done = s->in_done;
 
 	if (!s->in_done && events & (EPOLLIN | EPOLLERR | EPOLLHUP) &&
-	    receive_piece(s, buffer, expected) < 0 && errno != EAGAIN && errno != EINTR)
+	    receive_piece(s, 0, buffer, expected) < 0 && errno != EAGAIN && errno != EINTR)
 		fail(s, "receiving");
 	if (!s->out_done && events & EPOLLOUT && send_piece(s, buffer) < 0 && errno != EAGAIN &&
 	    errno != EINTR)
@@ -374,7 +418,7 @@ static void run_epoll(struct stream *streams)
 	close(epoll_fd);
 }
 
-/* --- two threads per connection, blocking --- */
+/* --- two threads per connection --- */
 
 static void *send_thread(void *argument)
 {
@@ -393,19 +437,49 @@ static void *send_thread(void *argument)
 	return NULL;
 }
 
+/* How a receiving thread waits: in recv() if both are unused. */
+struct waiter {
+	bool polls;
+	int epoll_fd; /* -1: none */
+};
+
+static bool open_waiter(struct waiter *w, struct stream *s)
+{
+	struct epoll_event event = {EPOLLIN, {.ptr = s}};
+
+	w->polls = s->index % 3 == 1;
+	w->epoll_fd = -1;
+	if (opt.waiting != WAIT_MIXED || s->index % 3 != 2)
+		return true;
+	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	return w->epoll_fd >= 0 && !epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, s->fd, &event);
+}
+
+static ssize_t await_piece(struct waiter *w, struct stream *s, char *buffer)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLIN};
+	struct epoll_event event;
+
+	if (!w->polls && w->epoll_fd < 0)
+		return receive_piece(s, 0, buffer, buffer + CHUNK);
+	if ((w->polls ? poll(&p, 1, -1) : epoll_wait(w->epoll_fd, &event, 1, -1)) < 0)
+		return -1;
+	return receive_piece(s, MSG_DONTWAIT, buffer, buffer + CHUNK);
+}
+
 static void *receive_thread(void *argument)
 {
 	struct stream *s = argument;
 	char *buffer = malloc(2 * CHUNK);
+	struct waiter w;
 
-	while (buffer && !s->in_done) {
-		struct pollfd p = {.fd = s->fd, .events = POLLIN};
-
-		if (s->index % 2) /* every other one waits in poll() */
-			poll(&p, 1, -1);
-		if (receive_piece(s, buffer, buffer + CHUNK) < 0 && errno != EINTR)
+	if (!open_waiter(&w, s))
+		fail(s, "epoll");
+	while (buffer && !s->in_done)
+		if (await_piece(&w, s, buffer) < 0 && errno != EINTR && errno != EAGAIN)
 			fail(s, "receiving");
-	}
+	if (w.epoll_fd >= 0)
+		close(w.epoll_fd);
 	free(buffer);
 	return NULL;
 }
@@ -426,7 +500,7 @@ static void *watch_thread(void *unused)
 	_exit(1);
 }
 
-static void run_blocking(struct stream *streams)
+static void run_threads(struct stream *streams)
 {
 	pthread_t *threads = calloc(2 * opt.connections, sizeof(*threads));
 	pthread_t watch;
@@ -460,6 +534,20 @@ static int compare_gaps(const void *a, const void *b)
 	return x->longest_gap_ns < y->longest_gap_ns ? -1 : x->longest_gap_ns > y->longest_gap_ns;
 }
 
+/* How many pieces came at least so many microseconds late: [us, count] pairs. */
+static void report_lateness(void)
+{
+	const char *comma = "";
+
+	for (int i = 0; i < LATE_BUCKETS; i++) {
+		if (!late[i])
+			continue;
+		printf("%s[%.0f, %llu]", comma, LATE_FIRST_US * exp2((double)i / LATE_STEPS),
+		       (unsigned long long)late[i]);
+		comma = ", ";
+	}
+}
+
 static void report(struct stream *streams)
 {
 	unsigned long long sent = 0, received = 0;
@@ -472,12 +560,14 @@ static void report(struct stream *streams)
 	qsort(streams, opt.connections, sizeof(*streams), compare_gaps);
 	printf("{\"role\": \"%s\", \"connections\": %u, \"sent\": %llu, \"received\": %llu, "
 	       "\"mismatches\": %u, \"errors\": %u, \"seconds\": %.3f, "
-	       "\"stall_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}}\n",
+	       "\"stall_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}, \"late_us\": [",
 	       opt.server ? "server" : "client", opt.connections, sent, received, mismatches,
 	       errors, (double)(pattern_now_ns() - started_ns) / 1e9,
 	       (double)streams[last / 2].longest_gap_ns / 1e3,
 	       (double)streams[last * 99 / 100].longest_gap_ns / 1e3,
 	       (double)streams[last].longest_gap_ns / 1e3);
+	report_lateness();
+	puts("]}");
 }
 
 static void usage(void)
@@ -489,8 +579,10 @@ static void usage(void)
 	      "  --seconds S    send for S seconds (5)\n"
 	      "  --bytes N      send N bytes per connection (no limit)\n"
 	      "  --rate N       send at most N bytes per second and connection (no limit)\n"
+	      "  --piece 65536  most bytes of one send\n"
 	      "  --timeout 20   fail if no byte moves for so many seconds\n"
-	      "  --blocking     threads and blocking calls instead of epoll\n",
+	      "  --blocking     threads and blocking calls instead of epoll\n"
+	      "  --mixed        threads that wait in recv(), poll() or epoll_wait()\n",
 	      stderr);
 	exit(2);
 }
@@ -500,6 +592,8 @@ static void parse(int argc, char **argv)
 	static const struct option names[] = {
 		{"server", 0, NULL, 'S'},
 		{"blocking", 0, NULL, 'B'},
+		{"mixed", 0, NULL, 'M'},
+		{"piece", 1, NULL, 'P'},
 		{"host", 1, NULL, 'h'},
 		{"port", 1, NULL, 'p'},
 		{"connections", 1, NULL, 'c'},
@@ -518,7 +612,13 @@ static void parse(int argc, char **argv)
 			opt.server = true;
 			break;
 		case 'B':
-			opt.blocking = true;
+			opt.waiting = WAIT_BLOCKING;
+			break;
+		case 'M':
+			opt.waiting = WAIT_MIXED;
+			break;
+		case 'P':
+			opt.piece = strtoul(optarg, NULL, 0);
 			break;
 		case 'h':
 			opt.host = optarg;
@@ -548,7 +648,7 @@ static void parse(int argc, char **argv)
 			usage();
 		}
 	}
-	if (optind < argc || !opt.connections || !opt.timeout)
+	if (optind < argc || !opt.connections || !opt.timeout || !opt.piece || opt.piece > CHUNK)
 		usage();
 	if (opt.seconds <= 0 && !opt.bytes)
 		opt.seconds = 5;
@@ -571,10 +671,10 @@ int main(int argc, char **argv)
 	if (!streams || !open_all(streams))
 		return 1;
 	started_ns = pattern_now_ns();
-	if (opt.blocking)
-		run_blocking(streams);
-	else
+	if (opt.waiting == WAIT_EPOLL)
 		run_epoll(streams);
+	else
+		run_threads(streams);
 	report(streams);
 	return mismatches || errors;
 }

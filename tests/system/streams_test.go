@@ -25,6 +25,8 @@ type streamed struct {
 		P99 float64 `json:"p99"`
 		Max float64 `json:"max"`
 	} `json:"stall_us"`
+	// LateUs counts pieces that came late: [at least so many µs, count].
+	LateUs [][2]uint64 `json:"late_us"`
 }
 
 func (s *streamed) check(t *testing.T, end string) {
@@ -102,8 +104,8 @@ func switchAtRandom(ctx context.Context, tb *testbed.Testbed, stop <-chan struct
 	}
 }
 
-// report says how many switches there were and what they cost.
-func report(t *testing.T, tb *testbed.Testbed, client streamed, wanted uint64) {
+// report says how many switches there were, which it returns, and what they cost.
+func report(t *testing.T, tb *testbed.Testbed, client streamed, wanted uint64) uint64 {
 	t.Helper()
 	var switches, moved uint64
 	for _, h := range []*testbed.Host{tb.A, tb.B} {
@@ -126,4 +128,5 @@ func report(t *testing.T, tb *testbed.Testbed, client streamed, wanted uint64) {
 	if moved == 0 {
 		t.Error("nothing moved on the fast path")
 	}
+	return switches
 }

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package system
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/etran-go/etran/tests/internal/testbed"
+)
+
+// long says that a test shall take the time that its promise needs, not the
+// little that every run of the suite can give.
+func long() bool { return os.Getenv("ETRAN_LONG") != "" }
+
+// soak is one way to make the life of switches hard.
+type soak struct {
+	name  string
+	args  []string // of streams
+	hogs  int      // programs that only use the CPU
+	stops bool     // SIGSTOP and SIGCONT at random
+	// stall bounds what a switch may keep a connection waiting: 99 of a
+	// hundred, and all. 0: only reported.
+	p99, max time.Duration
+}
+
+var soaks = []soak{
+	{name: "stall", args: []string{"--rate", "200000", "--piece", "2048"},
+		p99: 5 * time.Millisecond, max: time.Second},
+	{name: "threads", args: []string{"--mixed", "--rate", "1000000"}, stops: true},
+	{name: "hogs", args: []string{"--mixed", "--rate", "400000"}, hogs: 3, stops: true},
+}
+
+// Fifty connections, streams both ways, every byte checked, both ends under
+// eTran, switched at random on both hosts for as long as they live.
+func TestSoak(t *testing.T) {
+	seconds, wanted := 10, uint64(150)
+	if long() {
+		seconds, wanted = 90, 3500 // 10,000 in all
+	}
+	for _, s := range soaks {
+		t.Run(s.name, func(t *testing.T) {
+			tb := testbed.ForTest(t, testbed.Options{})
+			client, server := s.run(t, tb, seconds)
+			client.check(t, "client")
+			server.check(t, "server")
+			if client.Sent != server.Received || server.Sent != client.Received {
+				t.Errorf("client %+v, server %+v: the counts differ", client, server)
+			}
+			switches := report(t, tb, client, wanted)
+			s.checkStall(t, switches, client.LateUs, server.LateUs)
+		})
+	}
+}
+
+func (s *soak) run(t *testing.T, tb *testbed.Testbed, seconds int) (client, server streamed) {
+	t.Helper()
+	for range s.hogs {
+		start(t, tb.A, testbed.Command{Args: []string{"sh", "-c", "while :; do :; done"}})
+	}
+	args := append([]string{program(t, "streams"), "--connections", "50", "--timeout", "30",
+		"--seconds", strconv.Itoa(seconds)}, s.args...)
+	var out, clientOut bytes.Buffer
+	b := start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"), Etran: true, Stdout: &out})
+	time.Sleep(300 * time.Millisecond)
+	a := start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB), Etran: true, Stdout: &clientOut})
+	stop, done := make(chan struct{}), make(chan struct{}, 2)
+	go func() { switchAtRandom(t.Context(), tb, stop); done <- struct{}{} }()
+	go func() { s.stopAtRandom(stop, a, b); done <- struct{}{} }()
+	for _, p := range []*testbed.Process{a, b} {
+		if err := p.Wait(t.Context()); err != nil {
+			t.Errorf("streams: %v", err)
+		}
+	}
+	close(stop)
+	<-done
+	<-done
+	for _, r := range []struct {
+		out *bytes.Buffer
+		to  *streamed
+	}{{&clientOut, &client}, {&out, &server}} {
+		if err := json.Unmarshal(r.out.Bytes(), r.to); err != nil {
+			t.Fatalf("streams printed %q: %v", r.out.Bytes(), err)
+		}
+	}
+	return client, server
+}
+
+// stopAtRandom stops one of the programs now and then for up to 300 ms.
+func (s *soak) stopAtRandom(stop <-chan struct{}, programs ...*testbed.Process) {
+	for s.stops {
+		p := programs[rand.IntN(len(programs))]
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(rand.IntN(400)) * time.Millisecond):
+		}
+		// Both fail only when the program has ended.
+		_ = p.Signal(syscall.SIGSTOP)
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+		_ = p.Signal(syscall.SIGCONT)
+	}
+}
+
+// checkStall takes the latest pieces of both ends, as many as there were
+// switches, for the switches' doing: whatever else made a piece late counts
+// against us, too.
+func (s *soak) checkStall(t *testing.T, switches uint64, ends ...[][2]uint64) {
+	t.Helper()
+	var all [][2]uint64
+	for _, e := range ends {
+		all = append(all, e...)
+	}
+	slices.SortFunc(all, func(a, b [2]uint64) int { return cmp.Compare(b[0], a[0]) })
+	quantile := func(q float64) time.Duration {
+		rank := uint64(float64(switches) * (1 - q))
+		for _, bucket := range all {
+			if bucket[1] > rank {
+				return time.Duration(bucket[0]) * time.Microsecond
+			}
+			rank -= bucket[1]
+		}
+		return 0
+	}
+	p50, p99, most := quantile(.5), quantile(.99), quantile(1)
+	t.Logf("stall per switch, of %d: p50 %v p99 %v max %v", switches, p50, p99, most)
+	if s.p99 != 0 && p99 > s.p99 || s.max != 0 && most > s.max {
+		complain := t.Errorf
+		if !long() {
+			complain = t.Logf // a busy machine, few switches: not a proof
+		}
+		complain("%s", fmt.Sprintf("stalls are longer than p99 %v, max %v", s.p99, s.max))
+	}
+}
