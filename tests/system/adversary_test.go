@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,8 +41,8 @@ const mostThreads = 4*abi.MaxApps + 100
 
 // attackSeconds is how long an attack goes on that has no end of its own.
 func attackSeconds() string {
-	if os.Getenv("ETRAN_LONG") != "" {
-		return "20"
+	if long() > 0 {
+		return strconv.Itoa(20 * long())
 	}
 	return "0.5"
 }
@@ -556,10 +557,7 @@ func (b *blind) attack(conns []adminapi.Conn, stop <-chan struct{}) (n int, err 
 // is, do not disturb connections on the fast path, nor drive them from it.
 func TestBlindSegments(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
-	seconds := "6"
-	if os.Getenv("ETRAN_LONG") != "" {
-		seconds = "60"
-	}
+	seconds := strconv.Itoa(span(6, 60))
 	args := []string{program(t, "streams"), "--port", "7000", "--connections", "4", "--seconds", seconds, "--rate", "500000"}
 	var out, serverOut bytes.Buffer
 	server := start(t, tb.B, testbed.Command{Args: append(args, "--server"), Etran: true, Stdout: &serverOut})

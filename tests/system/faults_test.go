@@ -32,23 +32,13 @@ var faults = []struct {
 		Duplicate: 50_000, Corrupt: 10_000}},
 }
 
-// longEnv makes the tests of faults so many times longer, and choose the seeds
-// by the clock.
-const longEnv = "ETRAN_LONG"
-
-// faultTime is how long each fault lasts, and faultSeed what decides about it.
-func faultTime(t *testing.T) (seconds int, seed uint64) {
-	t.Helper()
-	const usual = 2
-	text := os.Getenv(longEnv)
-	if text == "" {
-		return usual, 1
+// faultTime is how long each fault lasts, and what decides about it.
+func faultTime() (seconds int, seed uint64) {
+	seconds, seed = span(2, 20), 1
+	if long() > 0 {
+		seed = uint64(time.Now().UnixNano())
 	}
-	times, err := strconv.Atoi(text)
-	if err != nil || times < 1 {
-		t.Fatalf("%s is %q, want a factor", longEnv, text)
-	}
-	return usual * times, uint64(time.Now().UnixNano())
+	return seconds, seed
 }
 
 // wire is what happened on the way between the hosts, and at their doors.
@@ -153,7 +143,7 @@ func minus(now, old map[string]uint64) map[string]uint64 {
 // Streams in both directions on 50 connections over a bad wire, with each end
 // on either path and random switches. They must finish, with every byte right.
 func TestStreamsUnderFaults(t *testing.T) {
-	seconds, seed := faultTime(t)
+	seconds, seed := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	combinations(t, func(t *testing.T, client, server bool) {
 		for _, f := range faults {
@@ -186,10 +176,10 @@ func setFaults(t *testing.T, tb *testbed.Testbed, f middlebox.Faults) wire {
 // What a bad wire leaves of the throughput, as far as two busy cores tell: the
 // combinations see the same faults. Nothing is switched on purpose.
 func TestGoodputUnderFaults(t *testing.T) {
-	if os.Getenv(longEnv) == "" {
+	if long() == 0 {
 		t.Skipf("a measurement; set %s", longEnv)
 	}
-	seconds, _ := faultTime(t)
+	seconds, _ := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	combinations(t, func(t *testing.T, client, server bool) {
 		for _, f := range faults {
@@ -351,7 +341,7 @@ func awaitRTT(t *testing.T, h *testbed.Host) string {
 
 // Redis over a bad wire, with each end on either path and random switches.
 func TestRedisUnderFaults(t *testing.T) {
-	seconds, seed := faultTime(t)
+	seconds, seed := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	f := faults[len(faults)-1] // all
 	f.Seed = seed

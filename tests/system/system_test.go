@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -22,6 +23,32 @@ const (
 	clientCPU = 0
 	serverCPU = 1
 )
+
+// longEnv names the environment variable that gives tests the time that their
+// promises need, times its value, instead of the little that every run of the
+// suite can give; and seeds by the clock to those that have seeds.
+const longEnv = "ETRAN_LONG"
+
+// long is the value of $ETRAN_LONG: 0 if it is not set.
+func long() int {
+	text := os.Getenv(longEnv)
+	if text == "" {
+		return 0
+	}
+	times, err := strconv.Atoi(text)
+	if err != nil || times < 1 {
+		panic(longEnv + " is " + strconv.Quote(text) + ", want a factor")
+	}
+	return times
+}
+
+// span is how much a test does: seconds or rounds, usually and in a long run.
+func span(usual, longer int) int {
+	if long() > 0 {
+		return longer * long()
+	}
+	return usual
+}
 
 // program is the path of a test program made by the build.
 func program(t *testing.T, name string) string {
