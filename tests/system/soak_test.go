@@ -3,9 +3,7 @@
 package system
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -43,11 +41,6 @@ func TestSoak(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			tb := testbed.ForTest(t, testbed.Options{})
 			client, server := s.run(t, tb, seconds)
-			client.check(t, "client")
-			server.check(t, "server")
-			if client.Sent != server.Received || server.Sent != client.Received {
-				t.Errorf("client %+v, server %+v: the counts differ", client, server)
-			}
 			switches := report(t, tb, client, wanted)
 			s.checkStall(t, switches, client.LateUs, server.LateUs)
 		})
@@ -59,31 +52,15 @@ func (s *soak) run(t *testing.T, tb *testbed.Testbed, seconds int) (client, serv
 	for range s.hogs {
 		start(t, tb.A, testbed.Command{Args: []string{"sh", "-c", "while :; do :; done"}})
 	}
-	args := append([]string{program(t, "streams"), "--connections", "50", "--timeout", "30",
-		"--seconds", strconv.Itoa(seconds)}, s.args...)
-	var out, clientOut bytes.Buffer
-	b := start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"), Etran: true, Stdout: &out})
-	time.Sleep(300 * time.Millisecond)
-	a := start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB), Etran: true, Stdout: &clientOut})
-	stop, done := make(chan struct{}), make(chan struct{}, 2)
-	go func() { switchAtRandom(t.Context(), tb, stop); done <- struct{}{} }()
-	go func() { s.stopAtRandom(stop, a, b); done <- struct{}{} }()
-	for _, p := range []*testbed.Process{a, b} {
-		if err := p.Wait(t.Context()); err != nil {
-			t.Errorf("streams: %v", err)
-		}
-	}
+	streams := startStreams(t, tb, streamEnds{client: true, server: true, unpinned: true},
+		append([]string{"--connections", "50", "--timeout", "30", "--seconds", strconv.Itoa(seconds)}, s.args...)...)
+	endSwitching := startSwitching(t, tb)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() { defer close(done); s.stopAtRandom(stop, streams.client, streams.server) }()
+	client, server = streams.finish(t)
 	close(stop)
 	<-done
-	<-done
-	for _, r := range []struct {
-		out *bytes.Buffer
-		to  *streamed
-	}{{&clientOut, &client}, {&out, &server}} {
-		if err := json.Unmarshal(r.out.Bytes(), r.to); err != nil {
-			t.Fatalf("streams printed %q: %v", r.out.Bytes(), err)
-		}
-	}
+	endSwitching()
 	return client, server
 }
 
