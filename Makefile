@@ -20,7 +20,7 @@ TEST_COMMANDS := $(addprefix build/etran-,$(call names,tests/cmd))
 GO_DIRS := c-abi bpf shim runtime tests
 C_FILES = $(shell find $(GO_DIRS) -name '*.[ch]' ! -name vmlinux.h)
 
-.PHONY: all deps generate c asan demo test fuzz lint fmt clean FORCE
+.PHONY: all deps generate c asan demo test soak fuzz lint fmt clean FORCE
 
 all: $(COMMANDS) $(TEST_COMMANDS) c
 
@@ -60,6 +60,16 @@ demo: deps all
 # time. Every test counts itself; the last line is the sum.
 test: deps all asan
 	build/etran-tally build/asan -count=1 -p 1 -timeout 15m ./...
+
+# The hand-over's long promises, each test with its numbers, in about an hour:
+# more than 10,000 switches under load, 1,000 programs and 200 daemons killed at
+# random moments, programs stopped, every fault of the wire for 20 s.
+# ETRAN_LONG=N takes N times as long.
+ETRAN_LONG ?= 1
+SOAKING := Soak|StreamsWhileSwitching|StoppedProgramIsDemoted|KilledProgramsDataArrives
+SOAKING := $(SOAKING)|KillDaemonAtRandom|DaemonDiesBetweenSteps|StreamsUnderFaults|RedisUnderFaults
+soak: deps all
+	ETRAN_LONG=$(ETRAN_LONG) go test -v -count=1 -timeout 0 -run '^Test($(SOAKING))$$' ./tests/system
 
 # Every fuzzer for a while, one after another. What they find is kept in
 # testdata/fuzz beside them, and runs with the tests from then on.

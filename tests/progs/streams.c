@@ -17,8 +17,9 @@
  * SIGUSR1 ends the sending early.
  *
  * One thread serves all with epoll, or, with --blocking or --mixed, a sending
- * and a receiving thread serve each connection: with blocking calls, or some of
- * the receivers waiting in recv(), some in poll() and some in epoll_wait().
+ * and a receiving thread serve each connection: with blocking calls, some of the
+ * receivers waiting in recv() and some in poll(); with --mixed, some of them in
+ * epoll_wait().
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -96,6 +97,7 @@ static struct options opt = {
 static uint64_t started_ns;
 static atomic_ullong progress; /* bytes moved; tells whether something moves */
 static atomic_uint mismatches, errors, open_streams;
+static atomic_ullong late[LATE_BUCKETS];
 static atomic_bool stopped; /* by SIGUSR1 */
 
 /* A thread of its own takes the signal: it interrupts no call. */
@@ -107,7 +109,6 @@ static void *await_stop(void *signals)
 		stopped = true;
 	return NULL;
 }
-static atomic_ullong late[LATE_BUCKETS];
 
 static void fail(struct stream *s, const char *what)
 {
@@ -446,7 +447,7 @@ static bool open_waiter(struct waiter *w, struct stream *s)
 {
 	struct epoll_event event = {EPOLLIN, {.ptr = s}};
 
-	w->polls = opt.waiting == WAIT_MIXED && s->index % 3 == 1;
+	w->polls = s->index % 3 == 1;
 	w->epoll_fd = -1;
 	if (opt.waiting != WAIT_MIXED || s->index % 3 != 2)
 		return true;

@@ -160,7 +160,7 @@ func restart(t *testing.T, h *testbed.Host, pause time.Duration) {
 // The daemons are killed at random moments, while connections are switched at
 // random at both ends, and start again.
 func TestKillDaemonAtRandom(t *testing.T) {
-	kills := 50
+	kills := span(50, 200)
 	if n, err := strconv.Atoi(os.Getenv("ETRAN_TEST_KILLS")); err == nil {
 		kills = n
 	}

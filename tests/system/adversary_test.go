@@ -4,7 +4,6 @@ package system
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -15,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,8 +40,8 @@ const mostThreads = 4*abi.MaxApps + 100
 
 // attackSeconds is how long an attack goes on that has no end of its own.
 func attackSeconds() string {
-	if os.Getenv("ETRAN_LONG") != "" {
-		return "20"
+	if long() > 0 {
+		return strconv.Itoa(20 * long())
 	}
 	return "0.5"
 }
@@ -258,38 +258,8 @@ func (s *siege) hostile(attacks ...string) <-chan attacked {
 func (s *siege) streams(seconds string) {
 	s.Helper()
 	s.port++
-	args := []string{program(s.T, "streams"), "--port", fmt.Sprint(s.port), "--connections", "4",
-		"--seconds", seconds, "--rate", "500000"}
-	var out bytes.Buffer
-	server := start(s.T, s.tb.B, testbed.Command{Args: append(args, "--server"), UID: victimUID, Stdout: &out})
-	awaitListening(s.T, s.tb.B, s.port)
-	var client, other streamed
-	runJSON(s.T, s.tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB), Etran: true, UID: victimUID},
-		time.Minute, &client)
-	<-server.Done()
-	if err := json.Unmarshal(out.Bytes(), &other); err != nil {
-		s.Fatalf("server printed %q: %v", out.Bytes(), err)
-	}
-	client.check(s.T, "victim's client")
-	other.check(s.T, "victim's server")
-	if client.Sent != other.Received || client.Received != other.Sent {
-		s.Errorf("octets lost: %+v, %+v", client, other)
-	}
-}
-
-func awaitListening(t *testing.T, h *testbed.Host, port int) {
-	t.Helper()
-	want := fmt.Sprintf(":%04X 00000000:0000 0A", port) // listens
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		var text []byte
-		if err := h.Do(func() (err error) { text, err = os.ReadFile("/proc/thread-self/net/tcp"); return err }); err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(text), want) {
-			return
-		}
-	}
-	t.Fatalf("nobody listens on port %d of host %s", port, h.Name)
+	startStreams(s.T, s.tb, streamEnds{client: true, port: s.port, uid: victimUID, unpinned: true},
+		"--connections", "4", "--seconds", seconds, "--rate", "500000").finish(s.T)
 }
 
 // report fails for every breach, and checks that all attacks have run.
@@ -556,19 +526,12 @@ func (b *blind) attack(conns []adminapi.Conn, stop <-chan struct{}) (n int, err 
 // is, do not disturb connections on the fast path, nor drive them from it.
 func TestBlindSegments(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
-	seconds := "6"
-	if os.Getenv("ETRAN_LONG") != "" {
-		seconds = "60"
-	}
-	args := []string{program(t, "streams"), "--port", "7000", "--connections", "4", "--seconds", seconds, "--rate", "500000"}
-	var out, serverOut bytes.Buffer
-	server := start(t, tb.B, testbed.Command{Args: append(args, "--server"), Etran: true, Stdout: &serverOut})
-	awaitListening(t, tb.B, 7000)
-	client := start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB), Etran: true, Stdout: &out})
+	streams := startStreams(t, tb, streamEnds{client: true, server: true, unpinned: true},
+		"--connections", "4", "--rate", "500000")
 	conns := blindTargets(t, tb.A, 4)
 	before := stats(t, tb.A)
 	stop := make(chan struct{})
-	time.AfterFunc(3*time.Second, func() { close(stop) })
+	time.AfterFunc(time.Duration(span(3, 60))*time.Second, func() { close(stop) })
 	began := time.Now()
 	n, err := newBlind(t, tb).attack(conns, stop)
 	if err != nil {
@@ -594,25 +557,12 @@ func TestBlindSegments(t *testing.T) {
 			t.Errorf("%d connections demoted: %s", count-before.Demotions[reason], reason)
 		}
 	}
-	for _, p := range []*testbed.Process{client, server} {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		if err := p.Wait(ctx); err != nil {
-			t.Errorf("streams: %v", err)
-		}
-	}
-	var ours, theirs streamed
-	if json.Unmarshal(out.Bytes(), &ours) != nil || json.Unmarshal(serverOut.Bytes(), &theirs) != nil {
-		t.Fatalf("streams printed %q, %q", out.Bytes(), serverOut.Bytes())
-	}
-	ours.check(t, "client")
-	theirs.check(t, "server")
-	if ours.Sent != theirs.Received || ours.Received != theirs.Sent {
-		t.Errorf("octets lost: %+v, %+v", ours, theirs)
-	}
+	streams.stop()
+	streams.finish(t)
 }
 
-// awaitFast waits until a host has n connections on the fast path.
+// blindTargets waits until a host has n connections on the fast path, and
+// returns them.
 func blindTargets(t *testing.T, h *testbed.Host, n int) []adminapi.Conn {
 	t.Helper()
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {

@@ -26,10 +26,9 @@ type client struct {
 	net net.Conn
 }
 
-// dial connects from a host; the connection is closed when the test ends.
-func dial(t *testing.T, h *testbed.Host, address string) *client {
+// connect connects from a host; the connection is closed when the test ends.
+func connect(t *testing.T, h *testbed.Host, address string) (c net.Conn) {
 	t.Helper()
-	var c net.Conn
 	err := h.Do(func() (err error) {
 		c, err = net.DialTimeout("tcp", address, patience)
 		return err
@@ -38,6 +37,13 @@ func dial(t *testing.T, h *testbed.Host, address string) *client {
 		t.Fatalf("from host %s: %v", h.Name, err)
 	}
 	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// dial connects to a Redis.
+func dial(t *testing.T, h *testbed.Host, address string) *client {
+	t.Helper()
+	c := connect(t, h, address)
 	return &client{redis.NewConn(c, patience, patience), t, c}
 }
 

@@ -4,11 +4,9 @@ package system
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"encoding/json"
-	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,29 +16,6 @@ import (
 	"github.com/etran-go/etran/runtime/adminapi"
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
-
-// Patience with a machine whose cores are busy with other things.
-const eventPatience = 30 * time.Second
-
-// command runs a program on a host to its end.
-func command(t *testing.T, h *testbed.Host, line string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), eventPatience)
-	defer cancel()
-	if _, err := h.Output(ctx, testbed.Command{Args: strings.Fields(line)}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// await waits until f says true.
-func await(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(eventPatience); !f(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", eventPatience, what)
-		}
-	}
-}
 
 // fastConns is how many connections a host has on the fast path. It asks for
 // the promotion of the others: after a demotion the library waits for a while.
@@ -62,59 +37,13 @@ func fastConns(t *testing.T, h *testbed.Host) int {
 	return n
 }
 
-// streams are content-checked streams between the hosts, in both directions.
-type streams struct {
-	server, client *testbed.Process
-	out            [2]bytes.Buffer // client, server
-}
-
 const streamConns = 3
 
-func startStreams(t *testing.T, tb *testbed.Testbed, port string, clientEtran, serverEtran bool, seconds string) *streams {
+// eventStreams are streams that go on until stop.
+func eventStreams(t *testing.T, tb *testbed.Testbed, port int) *streams {
 	t.Helper()
-	s := new(streams)
-	args := []string{program(t, "streams"), "--port", port, "--connections", fmt.Sprint(streamConns),
-		"--seconds", seconds, "--rate", "100000", "--timeout", "40"}
-	s.server = start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"),
-		Etran: serverEtran, CPUs: []int{serverCPU}, Stdout: &s.out[1]})
-	time.Sleep(300 * time.Millisecond)
-	s.client = start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB),
-		Etran: clientEtran, CPUs: []int{clientCPU}, Stdout: &s.out[0]})
-	return s
-}
-
-// finish waits for the streams' end: not a byte may be lost or different.
-func (s *streams) finish(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	var ends [2]streamed
-	for i, p := range []*testbed.Process{s.client, s.server} {
-		name := []string{"client", "server"}[i]
-		if err := p.Wait(ctx); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		if err := json.Unmarshal(s.out[i].Bytes(), &ends[i]); err != nil {
-			t.Errorf("%s printed %q: %v", name, s.out[i].Bytes(), err)
-			continue
-		}
-		ends[i].check(t, name)
-	}
-	if ends[0].Sent != ends[1].Received || ends[1].Sent != ends[0].Received {
-		t.Errorf("client %+v, server %+v: the counts differ", ends[0], ends[1])
-	}
-	t.Logf("client sent %d, received %d octets; longest gap %.0f ms", ends[0].Sent, ends[0].Received, ends[0].StallUs.Max/1000)
-}
-
-func (s *streams) running() bool {
-	select {
-	case <-s.client.Done():
-		return false
-	case <-s.server.Done():
-		return false
-	default:
-		return true
-	}
+	return startStreams(t, tb, streamEnds{client: true, server: true, port: port},
+		"--connections", strconv.Itoa(streamConns), "--rate", "100000", "--timeout", "40")
 }
 
 // moved waits until each host has moved octets on the path, after now.
@@ -219,13 +148,13 @@ func (e event) commands(t *testing.T, tb *testbed.Testbed, lines []string) {
 // the streams go on.
 func TestEventsUnderStreams(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
-	// Long enough for all events on a busy machine.
-	s := startStreams(t, tb, "7000", true, true, "60")
+	s := eventStreams(t, tb, 7000)
 	for _, e := range events {
 		if !t.Run(e.name, func(t *testing.T) { e.run(t, tb, s) }) {
 			break
 		}
 	}
+	s.stop()
 	s.finish(t)
 	for _, h := range []*testbed.Host{tb.A, tb.B} {
 		v := stats(t, h)
@@ -245,7 +174,7 @@ func TestEventsUnderStreams(t *testing.T) {
 // they would under Linux, and the daemons serve the new devices.
 func TestDeviceMadeAnewUnderStreams(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
-	s := startStreams(t, tb, "7000", true, true, "15")
+	s := eventStreams(t, tb, 7000)
 	await(t, "both ends to be fast", func() bool {
 		return fastConns(t, tb.A) == streamConns && fastConns(t, tb.B) == streamConns
 	})
@@ -270,12 +199,14 @@ func TestDeviceMadeAnewUnderStreams(t *testing.T) {
 		})
 	}
 	moved(t, tb, kernel, tb.A, tb.B)
+	s.stop()
 	s.finish(t)
-	next := startStreams(t, tb, "7001", true, true, "5")
+	next := eventStreams(t, tb, 7001)
 	await(t, "new programs to be fast", func() bool {
 		return fastConns(t, tb.A) > 0 && fastConns(t, tb.B) > 0
 	})
 	moved(t, tb, fast, tb.A, tb.B)
+	next.stop()
 	next.finish(t)
 }
 
@@ -299,26 +230,16 @@ type patient struct {
 	once  sync.Once
 }
 
-func startPatient(t *testing.T, tb *testbed.Testbed, port string, etran bool, args ...string) *patient {
+func startPatient(t *testing.T, tb *testbed.Testbed, port int, etran bool, args ...string) *patient {
 	t.Helper()
-	start(t, tb.B, testbed.Command{Args: []string{program(t, "patient"), "--server", "--port", port}, Stdout: io.Discard})
-	awaitPort(t, tb.B, port)
+	start(t, tb.B, testbed.Command{Args: []string{program(t, "patient"), "--server", "--port", strconv.Itoa(port)}, Stdout: io.Discard})
+	awaitListening(t, tb.B, port)
 	in, stdin := io.Pipe()
 	stdout, out := io.Pipe()
 	t.Cleanup(func() { stdin.Close(); out.Close() })
 	start(t, tb.A, testbed.Command{Etran: etran, Stdin: in, Stdout: out,
-		Args: append([]string{program(t, "patient"), "--host", testbed.WireB, "--port", port}, args...)})
+		Args: append([]string{program(t, "patient"), "--host", testbed.WireB, "--port", strconv.Itoa(port)}, args...)})
 	return &patient{stdin: stdin, lines: bufio.NewScanner(stdout)}
-}
-
-// awaitPort waits for a listener without connecting to it: it takes one
-// connection.
-func awaitPort(t *testing.T, h *testbed.Host, port string) {
-	t.Helper()
-	await(t, "a listener on "+port, func() bool {
-		out, err := h.Output(t.Context(), testbed.Command{Args: []string{"ss", "-Hltn", "sport", "=", ":" + port}})
-		return err == nil && len(out) > 0
-	})
 }
 
 func (p *patient) tell(t *testing.T) {
@@ -354,36 +275,32 @@ func TestPatience(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var took [2]rest
-			for etran, port := range map[int]string{0: fmt.Sprint(7200 + i), 1: fmt.Sprint(7300 + i)} {
-				p := startPatient(t, tb, port, etran == 1, c.args...)
-				if etran == 1 {
-					await(t, "the connection to be fast", func() bool { return fastConns(t, tb.A) == 1 })
-					moved(t, tb, fast, tb.A)
-				} else {
-					time.Sleep(300 * time.Millisecond)
-				}
-				before := stats(t, tb.A)
+			onKernel := startPatient(t, tb, 7200+i, false, c.args...)
+			onFast := startPatient(t, tb, 7300+i, true, c.args...)
+			await(t, "the connection to be fast", func() bool { return fastConns(t, tb.A) == 1 })
+			moved(t, tb, fast, tb.A)
+			before := stats(t, tb.A)
+			for _, p := range []*patient{onKernel, onFast} {
 				p.tell(t)
 				r := p.next(t)
 				if !r.Resting || c.args[0] == "--keepalive" && (r.Keepalive != 1 || r.Idle != 1 || r.Interval != 1 || r.Count != 3) ||
 					c.args[0] == "--timeout" && r.Timeout != 3000 {
 					t.Errorf("while it rests: %+v", r)
 				}
-				if c.alive {
-					time.Sleep(11 * time.Second)
-					p.tell(t)
-				} else {
-					// B is silent, but A's link is up.
-					command(t, tb.B, "ip route add blackhole 10.77.0.1/32")
-				}
-				took[etran] = p.next(t)
-				if !c.alive {
-					command(t, tb.B, "ip route del blackhole 10.77.0.1/32")
-				}
-				if etran == 1 {
-					t.Logf("demotions: %v", difference(stats(t, tb.A).Demotions, before.Demotions))
-				}
 			}
+			if c.alive {
+				time.Sleep(11 * time.Second)
+				onKernel.tell(t)
+				onFast.tell(t)
+			} else {
+				// B is silent, but A's link is up.
+				command(t, tb.B, "ip route add blackhole 10.77.0.1/32")
+			}
+			took[0], took[1] = onKernel.next(t), onFast.next(t)
+			if !c.alive {
+				command(t, tb.B, "ip route del blackhole 10.77.0.1/32")
+			}
+			t.Logf("demotions: %v", difference(stats(t, tb.A).Demotions, before.Demotions))
 			t.Logf("kernel %+v, eTran %+v", took[0], took[1])
 			for name, r := range map[string]rest{"kernel": took[0], "eTran": took[1]} {
 				if r.Ended == c.alive || !c.alive && syscall.Errno(r.Errno) != syscall.ETIMEDOUT {
@@ -397,15 +314,4 @@ func TestPatience(t *testing.T) {
 			}
 		})
 	}
-}
-
-// difference is what was added to counters by reason.
-func difference(now, before map[string]uint64) map[string]uint64 {
-	d := map[string]uint64{}
-	for reason, n := range now {
-		if n != before[reason] {
-			d[reason] = n - before[reason]
-		}
-	}
-	return d
 }

@@ -3,14 +3,11 @@
 package system
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,23 +29,13 @@ var faults = []struct {
 		Duplicate: 50_000, Corrupt: 10_000}},
 }
 
-// longEnv makes the tests of faults so many times longer, and choose the seeds
-// by the clock.
-const longEnv = "ETRAN_LONG"
-
-// faultTime is how long each fault lasts, and faultSeed what decides about it.
-func faultTime(t *testing.T) (seconds int, seed uint64) {
-	t.Helper()
-	const usual = 2
-	text := os.Getenv(longEnv)
-	if text == "" {
-		return usual, 1
+// faultTime is how long each fault lasts, and what decides about it.
+func faultTime() (seconds int, seed uint64) {
+	seconds, seed = span(2, 20), 1
+	if long() > 0 {
+		seed = uint64(time.Now().UnixNano())
 	}
-	times, err := strconv.Atoi(text)
-	if err != nil || times < 1 {
-		t.Fatalf("%s is %q, want a factor", longEnv, text)
-	}
-	return usual * times, uint64(time.Now().UnixNano())
+	return seconds, seed
 }
 
 // wire is what happened on the way between the hosts, and at their doors.
@@ -127,7 +114,7 @@ func (w wire) check(t *testing.T, f middlebox.Faults, before wire, etran [2]bool
 		caught += dropped + inKernel
 		t.Logf("host %s: wrong checksums: %d on the fast path, %d in the kernel; %d retransmissions, %d promotions, demotions %v",
 			host, dropped, inKernel, now.Retransmissions-old.Retransmissions,
-			now.Promotions-old.Promotions, minus(now.Demotions, old.Demotions))
+			now.Promotions-old.Promotions, difference(now.Demotions, old.Demotions))
 		if etran[i] && f.Corrupt > 0 && dropped == 0 {
 			t.Errorf("host %s: no wrong checksum was noticed on the fast path", host)
 		}
@@ -139,21 +126,10 @@ func (w wire) check(t *testing.T, f middlebox.Faults, before wire, etran [2]bool
 	}
 }
 
-// minus is what each counter rose by.
-func minus(now, old map[string]uint64) map[string]uint64 {
-	rose := map[string]uint64{}
-	for name, n := range now {
-		if n != old[name] {
-			rose[name] = n - old[name]
-		}
-	}
-	return rose
-}
-
 // Streams in both directions on 50 connections over a bad wire, with each end
 // on either path and random switches. They must finish, with every byte right.
 func TestStreamsUnderFaults(t *testing.T) {
-	seconds, seed := faultTime(t)
+	seconds, seed := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	combinations(t, func(t *testing.T, client, server bool) {
 		for _, f := range faults {
@@ -186,18 +162,19 @@ func setFaults(t *testing.T, tb *testbed.Testbed, f middlebox.Faults) wire {
 // What a bad wire leaves of the throughput, as far as two busy cores tell: the
 // combinations see the same faults. Nothing is switched on purpose.
 func TestGoodputUnderFaults(t *testing.T) {
-	if os.Getenv(longEnv) == "" {
+	if long() == 0 {
 		t.Skipf("a measurement; set %s", longEnv)
 	}
-	seconds, _ := faultTime(t)
+	seconds, _ := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	combinations(t, func(t *testing.T, client, server bool) {
 		for _, f := range faults {
 			t.Run(f.name, func(t *testing.T) {
 				f.Seed = 1
 				before := setFaults(t, tb, f.Faults)
-				args := []string{program(t, "streams"), "--port", "7000", "--connections", "8", "--seconds", fmt.Sprint(seconds)}
-				one, other := runStreams(t, tb, args, seconds, client, server)
+				s := startStreams(t, tb, streamEnds{client: client, server: server},
+					"--connections", "8", "--seconds", fmt.Sprint(seconds))
+				one, other := s.finish(t)
 				t.Logf("%.0f MB/s each way", float64(one.Received+other.Received)/2/float64(seconds)/1e6)
 				observe(t, tb).check(t, f.Faults, before, [2]bool{client, server})
 			})
@@ -212,10 +189,10 @@ const longestGap = 8 * time.Second
 func streamsUnderFaults(t *testing.T, tb *testbed.Testbed, seconds int, seed uint64, client, server bool) {
 	t.Helper()
 	a, b := stats(t, tb.A), stats(t, tb.B)
-	args := []string{program(t, "streams"), "--port", "7000", "--connections", "50",
-		"--seconds", fmt.Sprint(seconds), "--rate", "300000", "--seed", fmt.Sprint(seed)}
+	s := startStreams(t, tb, streamEnds{client: client, server: server}, "--connections", "50",
+		"--seconds", fmt.Sprint(seconds), "--rate", "300000", "--seed", fmt.Sprint(seed))
 	stop := startSwitching(t, tb)
-	one, other := runStreams(t, tb, args, seconds, client, server)
+	one, other := s.finish(t)
 	stop()
 	for i, end := range []streamed{one, other} {
 		t.Logf("%s: %d MB; longest gap per connection: p50 %.0f p99 %.0f max %.0f ms", []string{"client", "server"}[i],
@@ -225,41 +202,6 @@ func streamsUnderFaults(t *testing.T, tb *testbed.Testbed, seconds int, seed uin
 		}
 	}
 	sharesUnderFaults(t, tb, [2]bool{client, server}, [2]*adminapi.Stats{a, b})
-}
-
-// startSwitching switches random connections until stop, or the test's end.
-func startSwitching(t *testing.T, tb *testbed.Testbed) (stop func()) {
-	quit, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		switchAtRandom(t.Context(), tb, quit)
-	}()
-	stop = sync.OnceFunc(func() { close(quit); <-done })
-	t.Cleanup(stop)
-	return stop
-}
-
-// runStreams runs a server on host B and a client on host A, which agree on
-// everything in the end.
-func runStreams(t *testing.T, tb *testbed.Testbed, args []string, seconds int, client, server bool) (one, other streamed) {
-	t.Helper()
-	var out bytes.Buffer
-	peer := start(t, tb.B, testbed.Command{Args: append(slices.Clone(args), "--server", "--host", "0.0.0.0"),
-		Etran: server, CPUs: []int{serverCPU}, Stdout: &out})
-	runJSON(t, tb.A, testbed.Command{Args: append(slices.Clone(args), "--host", testbed.WireB), Etran: client,
-		CPUs: []int{clientCPU}}, time.Duration(seconds)*time.Second+time.Minute, &one)
-	if err := peer.Wait(t.Context()); err != nil {
-		t.Errorf("server: %v", err)
-	}
-	if err := json.Unmarshal(out.Bytes(), &other); err != nil {
-		t.Fatalf("server printed %q: %v", out.Bytes(), err)
-	}
-	one.check(t, "client")
-	other.check(t, "server")
-	if one.Sent != other.Received || other.Sent != one.Received {
-		t.Errorf("client %+v, server %+v: the counts differ", one, other)
-	}
-	return one, other
 }
 
 // sharesUnderFaults is checkPath for connections that are switched all the time.
@@ -281,13 +223,8 @@ func sharesUnderFaults(t *testing.T, tb *testbed.Testbed, etran [2]bool, before 
 // and must send segments of the connection's size.
 func TestDemotionAfterLoss(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
-	args := []string{program(t, "streams"), "--port", "7000", "--connections", "1", "--seconds", "3", "--rate", "3000000"}
 	for range 3 {
-		var out bytes.Buffer
-		server := start(t, tb.B, testbed.Command{Args: append(slices.Clone(args), "--server", "--host", "0.0.0.0"),
-			CPUs: []int{serverCPU}, Stdout: &out})
-		client := start(t, tb.A, testbed.Command{Args: append(slices.Clone(args), "--host", testbed.WireB), Etran: true,
-			CPUs: []int{clientCPU}})
+		s := startStreams(t, tb, streamEnds{client: true}, "--connections", "1", "--seconds", "2", "--rate", "3000000")
 		time.Sleep(time.Second)
 		before := stats(t, tb.A)
 		// What the kernel remembers of other connections must not help it.
@@ -312,19 +249,10 @@ func TestDemotionAfterLoss(t *testing.T) {
 		if !strings.Contains(socket, " mss:1448 ") {
 			t.Errorf("kernel TCP sends segments of another size: %s", socket)
 		}
-		for _, p := range []*testbed.Process{client, server} {
-			if err := p.Wait(t.Context()); err != nil {
-				t.Error(err)
-			}
-		}
-		var s streamed
-		if err := json.Unmarshal(out.Bytes(), &s); err != nil {
-			t.Fatalf("server printed %q: %v", out.Bytes(), err)
-		}
-		s.check(t, "server")
-		t.Logf("longest gap %.0f ms", s.StallUs.Max/1e3)
-		if s.StallUs.Max > 900e3 {
-			t.Errorf("the server waited for %.0f ms", s.StallUs.Max/1e3)
+		_, server := s.finish(t)
+		t.Logf("longest gap %.0f ms", server.StallUs.Max/1e3)
+		if server.StallUs.Max > 900e3 {
+			t.Errorf("the server waited for %.0f ms", server.StallUs.Max/1e3)
 		}
 	}
 }
@@ -351,7 +279,7 @@ func awaitRTT(t *testing.T, h *testbed.Host) string {
 
 // Redis over a bad wire, with each end on either path and random switches.
 func TestRedisUnderFaults(t *testing.T) {
-	seconds, seed := faultTime(t)
+	seconds, seed := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	f := faults[len(faults)-1] // all
 	f.Seed = seed

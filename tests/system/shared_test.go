@@ -5,14 +5,11 @@ package system
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,52 +18,28 @@ import (
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
 
-// A pair of programs, a server on host B and a client on host A, that send each
-// other streams and check every byte.
-type streamPair struct {
-	server, client *testbed.Process
-	out            [2]bytes.Buffer // of server and client
-}
-
 // uids are users who share host B.
 var uids = []uint32{65534, 1000, 0}
 
-// startPair starts pair number i.
-func startPair(t *testing.T, tb *testbed.Testbed, i int, etran bool, args ...string) *streamPair {
+// startPair starts streams number i, of one of the users. The server is under
+// eTran.
+func startPair(t *testing.T, tb *testbed.Testbed, i int, client bool, options ...string) *streams {
 	t.Helper()
-	args = append([]string{program(t, "streams"), "--port", strconv.Itoa(7000 + i),
-		"--connections", "4", "--rate", "1000000"}, args...)
-	p := &streamPair{}
-	p.server = start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"),
-		Etran: true, UID: uids[i%len(uids)], CPUs: []int{serverCPU}, Stdout: &p.out[0]})
-	time.Sleep(300 * time.Millisecond)
-	p.client = start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB),
-		Etran: etran, UID: uids[i%len(uids)], CPUs: []int{clientCPU}, Stdout: &p.out[1]})
-	return p
+	return startStreams(t, tb, streamEnds{client: client, server: true, port: 7000 + i, uid: uids[i%len(uids)]},
+		append([]string{"--connections", "4", "--rate", "1000000"}, options...)...)
 }
 
-// check waits for both programs and compares what they sent and received.
-func (p *streamPair) check(t *testing.T, tb *testbed.Testbed) {
+// endPairs ends streams, and explains what went wrong.
+func endPairs(t *testing.T, tb *testbed.Testbed, pairs ...*streams) {
 	t.Helper()
 	defer func() {
 		if t.Failed() {
 			explain(t, tb.B)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	var ends [2]streamed
-	for i, process := range []*testbed.Process{p.server, p.client} {
-		if err := process.Wait(ctx); err != nil {
-			t.Errorf("%s: %v", [2]string{"server", "client"}[i], err)
-		}
-		if err := json.Unmarshal(p.out[i].Bytes(), &ends[i]); err != nil {
-			t.Fatalf("printed %q: %v", p.out[i].Bytes(), err)
-		}
-		ends[i].check(t, [2]string{"server", "client"}[i])
-	}
-	if ends[0].Sent != ends[1].Received || ends[1].Sent != ends[0].Received {
-		t.Errorf("server %+v, client %+v: the counts differ", ends[0], ends[1])
+	for _, p := range pairs {
+		p.stop()
+		p.finish(t)
 	}
 }
 
@@ -149,9 +122,9 @@ func TestThreeApplicationsShareAnInterface(t *testing.T) {
 		for _, client := range []bool{false, true} {
 			t.Run(c.sharing+"/"+path(client), func(t *testing.T) {
 				tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", c.sharing}})
-				var pairs []*streamPair
+				var pairs []*streams
 				for i := range uids {
-					pairs = append(pairs, startPair(t, tb, i, client, "--seconds", "6"))
+					pairs = append(pairs, startPair(t, tb, i, client))
 				}
 				hosts := []*testbed.Host{tb.B}
 				awaitFastOctets(t, tb.B, 1<<20, pairs[0].server, pairs[1].server, pairs[2].server)
@@ -165,34 +138,18 @@ func TestThreeApplicationsShareAnInterface(t *testing.T) {
 						t.Errorf("host %s: rings %v", h.Name, r)
 					}
 				}
-				for _, p := range pairs {
-					p.check(t, tb)
-				}
+				endPairs(t, tb, pairs...)
 				report(t, tb, streamed{}, 3)
 			})
 		}
 	}
 }
 
-func dialRaw(t *testing.T, h *testbed.Host, address string) net.Conn {
-	t.Helper()
-	var c net.Conn
-	err := h.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", address, 2*time.Second)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
 // feed keeps a connection to a bad neighbour busy: it sends without end, and
 // throws away what comes back.
 func feed(t *testing.T, h *testbed.Host, address string) {
 	t.Helper()
-	c := dialRaw(t, h, address)
+	c := connect(t, h, address)
 	go func() { _, _ = io.Copy(io.Discard, c) }()
 	go func() {
 		piece := make([]byte, 1000)
@@ -207,9 +164,9 @@ func feed(t *testing.T, h *testbed.Host, address string) {
 
 // startRogue starts a bad neighbour as user 65534 on host B and waits until it
 // is on the fast path.
-func startRogue(t *testing.T, tb *testbed.Testbed, what string) (p *testbed.Process, out *syncBuffer) {
+func startRogue(t *testing.T, tb *testbed.Testbed, what string) (p *testbed.Process, out *lines) {
 	t.Helper()
-	out = &syncBuffer{}
+	out = &lines{}
 	p = start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "2", what},
 		Etran: true, UID: 65534, CPUs: []int{serverCPU}, Stdout: out})
 	time.Sleep(300 * time.Millisecond)
@@ -218,32 +175,14 @@ func startRogue(t *testing.T, tb *testbed.Testbed, what string) (p *testbed.Proc
 	return p, out
 }
 
-// syncBuffer is a buffer that can be read while a program writes to it.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // One application misbehaves, whether it has direct or shared rings; the others'
 // transfers stay intact and fast.
 func TestBadNeighbour(t *testing.T) {
-	announced := func(t *testing.T, p *testbed.Process, out *syncBuffer) {
-		await(t, "announcement", func() bool { return strings.Contains(out.String(), "\n") })
+	announced := func(t *testing.T, p *testbed.Process, out *lines) {
+		out.await(t, "\n")
 	}
-	signal := func(s syscall.Signal) func(*testing.T, *testbed.Process, *syncBuffer) {
-		return func(t *testing.T, p *testbed.Process, _ *syncBuffer) {
+	signal := func(s syscall.Signal) func(*testing.T, *testbed.Process, *lines) {
+		return func(t *testing.T, p *testbed.Process, _ *lines) {
 			if err := syscall.Kill(p.Pid(), s); err != nil {
 				t.Fatal(err)
 			}
@@ -251,7 +190,7 @@ func TestBadNeighbour(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, what string
-		misbehave  func(*testing.T, *testbed.Process, *syncBuffer)
+		misbehave  func(*testing.T, *testbed.Process, *lines)
 		drops      string // a reason that its frames are dropped for
 	}{
 		{"stops reading", "idle", announced, ""},
@@ -264,17 +203,15 @@ func TestBadNeighbour(t *testing.T) {
 			t.Run(c.name+"/"+sharing, func(t *testing.T) {
 				tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", sharing}})
 				rogue, out := startRogue(t, tb, c.what) // first: direct, if there is such
-				var good []*streamPair
+				var good []*streams
 				for i := range 2 {
-					good = append(good, startPair(t, tb, i+1, false, "--seconds", "15"))
+					good = append(good, startPair(t, tb, i+1, false))
 				}
 				awaitFastOctets(t, tb.B, 64<<10, good[0].server, good[1].server)
 				before := stats(t, tb.B)
 				c.misbehave(t, rogue, out)
 				awaitFastOctets(t, tb.B, 1<<19, good[0].server, good[1].server)
-				for _, p := range good {
-					p.check(t, tb)
-				}
+				endPairs(t, tb, good...)
 				if c.drops != "" {
 					await(t, c.drops, func() bool { return stats(t, tb.B).Drops[c.drops] > before.Drops[c.drops] })
 				}
@@ -294,7 +231,7 @@ func TestSharedBecomesDirect(t *testing.T) {
 			if r := rings(t, tb.B)[holder.Pid()]; r != adminapi.RingsDirect {
 				t.Fatalf("the first application's rings are %q", r)
 			}
-			heir := startPair(t, tb, 1, client, "--seconds", "10", "--rate", "8000000")
+			heir := startPair(t, tb, 1, client, "--rate", "8000000")
 			awaitFastOctets(t, tb.B, 1<<20, heir.server)
 			if r := rings(t, tb.B)[heir.server.Pid()]; r != adminapi.RingsShared {
 				t.Fatalf("the second application's rings are %q", r)
@@ -307,7 +244,7 @@ func TestSharedBecomesDirect(t *testing.T) {
 			})
 			moved := stats(t, tb.B)
 			awaitFastOctets(t, tb.B, 4<<20, heir.server)
-			heir.check(t, tb)
+			endPairs(t, tb, heir)
 			now := stats(t, tb.B)
 			if now.FastBytesIn-moved.FastBytesIn < 4<<20 {
 				t.Errorf("fast path in: %d octets since", now.FastBytesIn-moved.FastBytesIn)
@@ -357,7 +294,7 @@ func TestSharedRingsOutliveTheDaemon(t *testing.T) {
 	echo := start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "3600", "idle"},
 		Etran: true, UID: 65534, CPUs: []int{serverCPU}})
 	time.Sleep(300 * time.Millisecond)
-	c := dialRaw(t, tb.A, testbed.WireB+":7900")
+	c := connect(t, tb.A, testbed.WireB+":7900")
 	before := stats(t, tb.B)
 	echoes(t, c, 1)
 	if fast(t, tb.B, before) == 0 || rings(t, tb.B)[echo.Pid()] != adminapi.RingsShared {

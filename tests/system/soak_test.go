@@ -3,12 +3,9 @@
 package system
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"syscall"
@@ -17,10 +14,6 @@ import (
 
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
-
-// long says that a test shall take the time that its promise needs, not the
-// little that every run of the suite can give.
-func long() bool { return os.Getenv("ETRAN_LONG") != "" }
 
 // soak is one way to make the life of switches hard.
 type soak struct {
@@ -43,19 +36,11 @@ var soaks = []soak{
 // Fifty connections, streams both ways, every byte checked, both ends under
 // eTran, switched at random on both hosts for as long as they live.
 func TestSoak(t *testing.T) {
-	seconds, wanted := 10, uint64(150)
-	if long() {
-		seconds, wanted = 90, 3500 // 10,000 in all
-	}
+	seconds, wanted := span(6, 90), uint64(span(90, 3500)) // 10,000 in all
 	for _, s := range soaks {
 		t.Run(s.name, func(t *testing.T) {
 			tb := testbed.ForTest(t, testbed.Options{})
 			client, server := s.run(t, tb, seconds)
-			client.check(t, "client")
-			server.check(t, "server")
-			if client.Sent != server.Received || server.Sent != client.Received {
-				t.Errorf("client %+v, server %+v: the counts differ", client, server)
-			}
 			switches := report(t, tb, client, wanted)
 			s.checkStall(t, switches, client.LateUs, server.LateUs)
 		})
@@ -67,31 +52,15 @@ func (s *soak) run(t *testing.T, tb *testbed.Testbed, seconds int) (client, serv
 	for range s.hogs {
 		start(t, tb.A, testbed.Command{Args: []string{"sh", "-c", "while :; do :; done"}})
 	}
-	args := append([]string{program(t, "streams"), "--connections", "50", "--timeout", "30",
-		"--seconds", strconv.Itoa(seconds)}, s.args...)
-	var out, clientOut bytes.Buffer
-	b := start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"), Etran: true, Stdout: &out})
-	time.Sleep(300 * time.Millisecond)
-	a := start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB), Etran: true, Stdout: &clientOut})
-	stop, done := make(chan struct{}), make(chan struct{}, 2)
-	go func() { switchAtRandom(t.Context(), tb, stop); done <- struct{}{} }()
-	go func() { s.stopAtRandom(stop, a, b); done <- struct{}{} }()
-	for _, p := range []*testbed.Process{a, b} {
-		if err := p.Wait(t.Context()); err != nil {
-			t.Errorf("streams: %v", err)
-		}
-	}
+	streams := startStreams(t, tb, streamEnds{client: true, server: true, unpinned: true},
+		append([]string{"--connections", "50", "--timeout", "30", "--seconds", strconv.Itoa(seconds)}, s.args...)...)
+	endSwitching := startSwitching(t, tb)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() { defer close(done); s.stopAtRandom(stop, streams.client, streams.server) }()
+	client, server = streams.finish(t)
 	close(stop)
 	<-done
-	<-done
-	for _, r := range []struct {
-		out *bytes.Buffer
-		to  *streamed
-	}{{&clientOut, &client}, {&out, &server}} {
-		if err := json.Unmarshal(r.out.Bytes(), r.to); err != nil {
-			t.Fatalf("streams printed %q: %v", r.out.Bytes(), err)
-		}
-	}
+	endSwitching()
 	return client, server
 }
 
@@ -135,7 +104,7 @@ func (s *soak) checkStall(t *testing.T, switches uint64, ends ...[][2]uint64) {
 	t.Logf("stall per switch, of %d: p50 %v p99 %v max %v", switches, p50, p99, most)
 	if s.p99 != 0 && p99 > s.p99 || s.max != 0 && most > s.max {
 		complain := t.Errorf
-		if !long() {
+		if long() == 0 {
 			complain = t.Logf // a busy machine, few switches: not a proof
 		}
 		complain("%s", fmt.Sprintf("stalls are longer than p99 %v, max %v", s.p99, s.max))

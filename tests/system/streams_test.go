@@ -4,9 +4,15 @@ package system
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,45 +42,95 @@ func (s *streamed) check(t *testing.T, end string) {
 	}
 }
 
+// streams are a server on host B and a client on host A that send each other
+// streams and check every byte.
+type streams struct {
+	client, server *testbed.Process
+	out            [2]bytes.Buffer // of client and server
+}
+
+// streamEnds are what is special about the two programs.
+type streamEnds struct {
+	client, server bool // under eTran
+	port           int  // 0: 7000
+	uid            uint32
+	unpinned       bool // on any core
+}
+
+// startStreams starts them, with tests/progs/streams.c's options. They go on
+// until --seconds or stop.
+func startStreams(t *testing.T, tb *testbed.Testbed, ends streamEnds, options ...string) *streams {
+	t.Helper()
+	port := cmp.Or(ends.port, 7000)
+	args := append([]string{program(t, "streams"), "--port", strconv.Itoa(port), "--seconds", "600"}, options...)
+	s := new(streams)
+	client := testbed.Command{Args: append(slices.Clone(args), "--host", testbed.WireB),
+		Etran: ends.client, UID: ends.uid, CPUs: []int{clientCPU}, Stdout: &s.out[0]}
+	server := testbed.Command{Args: append(slices.Clone(args), "--server", "--host", "0.0.0.0"),
+		Etran: ends.server, UID: ends.uid, CPUs: []int{serverCPU}, Stdout: &s.out[1]}
+	if ends.unpinned {
+		client.CPUs, server.CPUs = nil, nil
+	}
+	s.server = start(t, tb.B, server)
+	awaitListening(t, tb.B, port)
+	s.client = start(t, tb.A, client)
+	return s
+}
+
+func (s *streams) running() bool {
+	select {
+	case <-s.client.Done():
+		return false
+	case <-s.server.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// stop has both ends send no more, before their time.
+func (s *streams) stop() {
+	for _, p := range []*testbed.Process{s.client, s.server} {
+		_ = p.Signal(syscall.SIGUSR1) // it may have ended
+	}
+}
+
+// finish waits for the end of the streams: not a byte may be lost or different.
+func (s *streams) finish(t *testing.T) (client, server streamed) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(span(2, 10))*time.Minute)
+	defer cancel()
+	for i, end := range []struct {
+		name    string
+		process *testbed.Process
+		printed *streamed
+	}{{"client", s.client, &client}, {"server", s.server, &server}} {
+		if err := end.process.Wait(ctx); err != nil {
+			t.Errorf("%s: %v", end.name, err)
+		}
+		if err := json.Unmarshal(s.out[i].Bytes(), end.printed); err != nil {
+			t.Fatalf("%s printed %q: %v", end.name, s.out[i].Bytes(), err)
+		}
+		end.printed.check(t, end.name)
+	}
+	if client.Sent != server.Received || server.Sent != client.Received {
+		t.Errorf("client %+v, server %+v: the counts differ", client, server)
+	}
+	return client, server
+}
+
 // Streams in both directions on several connections, both ends under eTran,
 // while connections are promoted and demoted at random on either host.
 func TestStreamsWhileSwitching(t *testing.T) {
-	const wanted = 500
-	for _, mode := range []struct{ name, flag string }{{"epoll", ""}, {"blocking", "--blocking"}} {
-		t.Run(mode.name, func(t *testing.T) {
+	for _, mode := range [][]string{nil, {"--blocking"}} {
+		t.Run(strings.Join(append([]string{"streams"}, mode...), ""), func(t *testing.T) {
 			tb := testbed.ForTest(t, testbed.Options{})
-			args := []string{program(t, "streams"), "--port", "7000", "--connections", "8",
-				"--seconds", "20", "--rate", "2000000"}
-			if mode.flag != "" {
-				args = append(args, mode.flag)
-			}
-			var out bytes.Buffer
-			server := start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"),
-				Etran: true, CPUs: []int{serverCPU}, Stdout: &out})
-			time.Sleep(300 * time.Millisecond)
-			stop := make(chan struct{})
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				switchAtRandom(t.Context(), tb, stop)
-			}()
-			var client, other streamed
-			runJSON(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB), Etran: true,
-				CPUs: []int{clientCPU}}, 90*time.Second, &client)
-			close(stop)
-			<-done
-			if err := server.Wait(t.Context()); err != nil {
-				t.Errorf("server: %v", err)
-			}
-			if err := json.Unmarshal(out.Bytes(), &other); err != nil {
-				t.Fatalf("server printed %q: %v", out.Bytes(), err)
-			}
-			client.check(t, "client")
-			other.check(t, "server")
-			if client.Sent != other.Received || other.Sent != client.Received {
-				t.Errorf("client %+v, server %+v: the counts differ", client, other)
-			}
-			report(t, tb, client, wanted)
+			s := startStreams(t, tb, streamEnds{client: true, server: true}, append(mode, "--connections", "8",
+				"--seconds", strconv.Itoa(span(6, 20)), "--rate", "2000000")...)
+			stop := startSwitching(t, tb)
+			client, _ := s.finish(t)
+			stop()
+			report(t, tb, client, uint64(span(150, 500)))
 		})
 	}
 }
@@ -102,6 +158,18 @@ func switchAtRandom(ctx context.Context, tb *testbed.Testbed, stop <-chan struct
 			_, _ = admin.Promote(ctx, adminapi.SwitchRequest{All: true})
 		}
 	}
+}
+
+// startSwitching switches random connections until stop, or the test's end.
+func startSwitching(t *testing.T, tb *testbed.Testbed) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		switchAtRandom(t.Context(), tb, quit)
+	}()
+	stop = sync.OnceFunc(func() { close(quit); <-done })
+	t.Cleanup(stop)
+	return stop
 }
 
 // report says how many switches there were, which it returns, and what they cost.

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +24,32 @@ const (
 	clientCPU = 0
 	serverCPU = 1
 )
+
+// longEnv names the environment variable that gives tests the time that their
+// promises need, times its value, instead of the little that every run of the
+// suite can give; and seeds by the clock to those that have seeds.
+const longEnv = "ETRAN_LONG"
+
+// long is the value of $ETRAN_LONG: 0 if it is not set.
+func long() int {
+	text := os.Getenv(longEnv)
+	if text == "" {
+		return 0
+	}
+	times, err := strconv.Atoi(text)
+	if err != nil || times < 1 {
+		panic(longEnv + " is " + strconv.Quote(text) + ", want a factor")
+	}
+	return times
+}
+
+// span is how much a test does: seconds or rounds, usually and in a long run.
+func span(usual, longer int) int {
+	if long() > 0 {
+		return longer * long()
+	}
+	return usual
+}
 
 // program is the path of a test program made by the build.
 func program(t *testing.T, name string) string {
@@ -91,6 +119,38 @@ func awaitListener(t *testing.T, h *testbed.Host, address string) {
 	}
 }
 
+// awaitListening waits for a listener without connecting to it.
+func awaitListening(t *testing.T, h *testbed.Host, port int) {
+	t.Helper()
+	want := fmt.Sprintf(":%04X 00000000:0000 0A", port) // listens
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		var text []byte
+		if err := h.Do(func() (err error) { text, err = os.ReadFile("/proc/thread-self/net/tcp"); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), want) {
+			return
+		}
+	}
+	t.Fatalf("nobody listens on port %d of host %s", port, h.Name)
+}
+
+// await waits until f says true.
+func await(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for %s", patience, what)
+		}
+	}
+}
+
+// command runs a program on a host to its end.
+func command(t *testing.T, h *testbed.Host, line string) {
+	t.Helper()
+	run(t, h, testbed.Command{Args: strings.Fields(line)})
+}
+
 // runJSON runs a program that prints one line of JSON into out.
 func runJSON(t *testing.T, h *testbed.Host, c testbed.Command, limit time.Duration, out any) {
 	t.Helper()
@@ -126,6 +186,17 @@ func kernel(t *testing.T, h *testbed.Host, before *adminapi.Stats) uint64 {
 	t.Helper()
 	now := stats(t, h)
 	return now.KernelBytesIn + now.KernelBytesOut - before.KernelBytesIn - before.KernelBytesOut
+}
+
+// difference is what was added to counters by reason.
+func difference(now, before map[string]uint64) map[string]uint64 {
+	d := map[string]uint64{}
+	for reason, n := range now {
+		if n != before[reason] {
+			d[reason] = n - before[reason]
+		}
+	}
+	return d
 }
 
 // path names an end's way through the host.

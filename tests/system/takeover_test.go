@@ -4,9 +4,7 @@ package system
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,47 +30,21 @@ import (
 // poll() and epoll_wait(), while its connections are demoted from outside: the
 // daemon does it alone, and the peer is served.
 func TestStoppedProgramIsDemoted(t *testing.T) {
-	const stops, seconds = 160, 80 // of each kind of program
-	for _, mode := range []struct{ name, flag string }{{"epoll", ""}, {"blocking", "--mixed"}} {
-		t.Run(mode.name, func(t *testing.T) {
+	stops := span(40, 160) // of each kind of program
+	for _, mode := range [][]string{nil, {"--blocking"}} {
+		t.Run(strings.Join(append([]string{"streams"}, mode...), ""), func(t *testing.T) {
 			tb := testbed.ForTest(t, testbed.Options{})
-			args := []string{program(t, "streams"), "--port", "7000", "--connections", "6",
-				"--seconds", strconv.Itoa(seconds), "--rate", "2000000"}
-			if mode.flag != "" {
-				args = append(args, mode.flag)
-			}
-			var serverOut, clientOut bytes.Buffer
-			server := start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"),
-				CPUs: []int{serverCPU}, Stdout: &serverOut})
-			time.Sleep(300 * time.Millisecond)
-			client := start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB),
-				Etran: true, CPUs: []int{clientCPU}, Stdout: &clientOut})
+			streams := startStreams(t, tb, streamEnds{client: true},
+				append(mode, "--connections", "6", "--rate", "2000000")...)
+			fastConn(t, tb.A, streams.client)
 			fds := daemonFds(t, tb.A)
-			demoted := stopAtRandom(t, tb.A, client, stops, (seconds-5)*time.Second)
-			ends := map[string]*bytes.Buffer{"client": &clientOut, "server": &serverOut}
-			for name, p := range map[string]*testbed.Process{"client": client, "server": server} {
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-				if err := p.Wait(ctx); err != nil {
-					t.Errorf("%s: %v", name, err)
-				}
-				cancel()
-			}
-			out := map[string]streamed{}
-			for name, text := range ends {
-				var s streamed
-				if err := json.Unmarshal(text.Bytes(), &s); err != nil {
-					t.Fatalf("%s printed %q: %v", name, text, err)
-				}
-				s.check(t, name)
-				out[name] = s
-			}
-			if out["client"].Sent != out["server"].Received || out["server"].Sent != out["client"].Received {
-				t.Errorf("the counts differ: %+v", out)
-			}
+			demoted := stopAtRandom(t, tb.A, streams.client, stops)
+			streams.stop()
+			_, server := streams.finish(t)
 			s := stats(t, tb.A)
 			t.Logf("%d connections demoted while stopped, %d seized, stuck %d, %d promotions, %d MB on the fast path; longest gap %.0f ms",
-				demoted, s.Seized, s.Stuck, s.Promotions, (s.FastBytesIn+s.FastBytesOut)>>20, out["server"].StallUs.Max/1e3)
-			if s.Seized < stops/2 || s.Stuck != 0 {
+				demoted, s.Seized, s.Stuck, s.Promotions, (s.FastBytesIn+s.FastBytesOut)>>20, server.StallUs.Max/1e3)
+			if s.Seized < uint64(stops)/2 || s.Stuck != 0 {
 				t.Errorf("%d seized, %d stuck", s.Seized, s.Stuck)
 			}
 			awaitFds(t, tb.A, fds)
@@ -82,10 +54,10 @@ func TestStoppedProgramIsDemoted(t *testing.T) {
 
 // stopAtRandom stops the program again and again, and demotes connections
 // meanwhile. It returns how many the daemon says were demoted.
-func stopAtRandom(t *testing.T, h *testbed.Host, p *testbed.Process, stops int, limit time.Duration) (demoted int) {
+func stopAtRandom(t *testing.T, h *testbed.Host, p *testbed.Process, stops int) (demoted int) {
 	t.Helper()
-	admin, end := h.Admin(), time.Now().Add(limit)
-	for stop := 0; stop < stops && time.Now().Before(end); stop++ {
+	admin := h.Admin()
+	for range stops {
 		fastConn(t, h, p)
 		time.Sleep(time.Duration(rand.IntN(30000)) * time.Microsecond)
 		if err := p.Signal(syscall.SIGSTOP); err != nil {
@@ -193,13 +165,13 @@ type sink struct {
 
 const sinkPort = 7100
 
-// newSink listens until the test ends. It takes `connections`.
-func newSink(t *testing.T, h *testbed.Host, connections int) *sink {
+// newSink listens on a port until the test ends. It takes `connections`.
+func newSink(t *testing.T, h *testbed.Host, port, connections int) *sink {
 	t.Helper()
 	s := &sink{received: map[uint32]uint64{}, ended: map[uint32]error{}}
 	var l net.Listener
 	err := h.Do(func() (err error) {
-		l, err = net.Listen("tcp4", fmt.Sprintf("%s:%d", testbed.WireB, sinkPort))
+		l, err = net.Listen("tcp4", fmt.Sprintf("%s:%d", testbed.WireB, port))
 		return err
 	})
 	if err != nil {
@@ -298,26 +270,26 @@ func (l *lines) Write(b []byte) (int, error) {
 	return l.text.Write(b)
 }
 
-func (l *lines) await(t *testing.T, what string) string {
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lines) await(t *testing.T, what string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		l.mu.Lock()
-		text := l.text.String()
-		l.mu.Unlock()
-		if strings.Contains(text, what) {
-			return text
-		}
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(l.String(), what); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("program printed %q, not %q", text, what)
+			t.Fatalf("program printed %q, not %q", l, what)
 		}
 	}
 }
 
-func startDoomed(t *testing.T, h *testbed.Host, connections int, action string) *doomed {
+func startDoomed(t *testing.T, h *testbed.Host, port, connections int, action string) *doomed {
 	t.Helper()
 	d := &doomed{ledger: filepath.Join(t.TempDir(), "ledger"), conns: connections, out: new(lines)}
 	d.Process = start(t, h, testbed.Command{Args: []string{program(t, "doomed"), testbed.WireB,
-		strconv.Itoa(sinkPort), strconv.Itoa(connections), d.ledger, action}, Etran: true,
+		strconv.Itoa(port), strconv.Itoa(connections), d.ledger, action}, Etran: true,
 		CPUs: []int{clientCPU}, Stdout: d.out})
 	return d
 }
@@ -361,27 +333,39 @@ func (d *doomed) awaitFast(t *testing.T, h *testbed.Host, n int) {
 		s.PromotionsRefused, s.PromotionsAborted, s.Demotions)
 }
 
-// A program killed at random moments under load: all that send() had taken
-// arrives, then the end of the stream, as from Linux.
+// Programs killed at random moments under load: all that send() had taken
+// arrives, then the end of the stream, as from Linux. One of them has the
+// device's queues, the others share.
 func TestKilledProgramsDataArrives(t *testing.T) {
-	const kills, connections = 110, 4
+	const programs, connections = 4, 4
+	rounds := span(6, 250)
 	tb := testbed.ForTest(t, testbed.Options{})
 	fds := daemonFds(t, tb.A)
-	for round := range kills {
-		sink := newSink(t, tb.B, connections)
-		d := startDoomed(t, tb.A, connections, "none")
-		d.awaitFast(t, tb.A, 1+round%connections)
-		time.Sleep(time.Duration(rand.IntN(20000)) * time.Microsecond)
-		if err := d.Signal(syscall.SIGKILL); err != nil {
-			t.Fatal(err)
+	for round := range rounds {
+		var sinks [programs]*sink
+		var victims [programs]*doomed
+		for i := range victims {
+			sinks[i] = newSink(t, tb.B, sinkPort+i, connections)
+			victims[i] = startDoomed(t, tb.A, sinkPort+i, connections, "none")
 		}
-		sink.await(t, 20*time.Second)
-		sink.check(t, d.taken(t), 0, io.EOF)
+		for i, d := range victims {
+			d.awaitFast(t, tb.A, 1+(round+i)%connections)
+		}
+		for _, d := range victims {
+			time.Sleep(time.Duration(rand.IntN(20000)) * time.Microsecond)
+			if err := d.Signal(syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, d := range victims {
+			sinks[i].await(t, 20*time.Second)
+			sinks[i].check(t, d.taken(t), 0, io.EOF)
+		}
 		if t.Failed() {
 			t.Fatalf("round %d", round)
 		}
 	}
-	s := stats(t, tb.A)
+	s, kills := stats(t, tb.A), uint64(rounds*programs)
 	t.Logf("%d killed, %d connections taken over, stuck %d, %d MB sent on the fast path, demotions %v",
 		kills, s.Seized, s.Stuck, s.FastBytesOut>>20, s.Demotions)
 	if s.Demotions["death"] < kills || s.Stuck != 0 || s.FastBytesOut == 0 {
@@ -394,9 +378,9 @@ func TestKilledProgramsDataArrives(t *testing.T) {
 func TestChildOfAKilledProgram(t *testing.T) {
 	const connections, childBytes = 3, 100000
 	tb := testbed.ForTest(t, testbed.Options{})
-	for range 10 {
-		sink := newSink(t, tb.B, connections)
-		d := startDoomed(t, tb.A, connections, "fork")
+	for range span(3, 10) {
+		sink := newSink(t, tb.B, sinkPort, connections)
+		d := startDoomed(t, tb.A, sinkPort, connections, "fork")
 		d.awaitFast(t, tb.A, connections)
 		if err := d.Signal(syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
@@ -421,8 +405,8 @@ func TestChildOfAKilledProgram(t *testing.T) {
 func TestClosesThatBypassTheLibrary(t *testing.T) {
 	const connections = 4
 	tb := testbed.ForTest(t, testbed.Options{})
-	sink := newSink(t, tb.B, connections)
-	d := startDoomed(t, tb.A, connections, "raw")
+	sink := newSink(t, tb.B, sinkPort, connections)
+	d := startDoomed(t, tb.A, sinkPort, connections, "raw")
 	d.awaitFast(t, tb.A, connections)
 	if err := d.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
@@ -447,8 +431,8 @@ func TestClosesThatBypassTheLibrary(t *testing.T) {
 func TestDestroyedSocket(t *testing.T) {
 	const connections = 2
 	tb := testbed.ForTest(t, testbed.Options{})
-	sink := newSink(t, tb.B, connections)
-	d := startDoomed(t, tb.A, connections, "none")
+	sink := newSink(t, tb.B, sinkPort, connections)
+	d := startDoomed(t, tb.A, sinkPort, connections, "none")
 	d.awaitFast(t, tb.A, connections)
 	list, err := tb.A.Admin().SS(t.Context())
 	if err != nil {
@@ -486,8 +470,8 @@ func TestDestroyedSocket(t *testing.T) {
 func TestDaemonStopsBesideAStoppedProgram(t *testing.T) {
 	const connections = 8
 	tb := testbed.ForTest(t, testbed.Options{})
-	sink := newSink(t, tb.B, connections)
-	d := startDoomed(t, tb.A, connections, "none")
+	sink := newSink(t, tb.B, sinkPort, connections)
+	d := startDoomed(t, tb.A, sinkPort, connections, "none")
 	d.awaitFast(t, tb.A, connections)
 	if err := d.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
