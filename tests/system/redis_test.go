@@ -28,7 +28,7 @@ func verify(t *testing.T, tb *testbed.Testbed, c testbed.Command, seconds string
 	var v verified
 	runJSON(t, tb.A, c, time.Minute, &v)
 	t.Logf("%d commands, %d MB verified in %.1f s", v.Ops, v.Bytes>>20, v.Seconds)
-	if v.Errors != 0 || v.Mismatches != 0 || v.Ops < 1000 {
+	if v.Errors != 0 || v.Mismatches != 0 || v.Ops < 100 {
 		t.Errorf("verify: %+v", v)
 	}
 	return v

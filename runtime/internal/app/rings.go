@@ -122,11 +122,7 @@ var errHeld = errors.New("device's queues are held")
 func (a *App) claimRings(d datapath.Device) error {
 	err := errHeld
 	if d.Sharing != config.SharingAlways && a.m.hold(d.Ifindex, a) {
-		err = a.makeRings(d, func(r *rings) error {
-			return xsk.Patiently(func() error { return a.bindQueues(r) })
-		})
-		if err == nil {
-			a.rings.direct = ready
+		if err = a.makeRings(d, a.bindFirst); err == nil {
 			return nil
 		}
 		a.m.unhold(d.Ifindex, a)
@@ -163,6 +159,16 @@ func (a *App) makeRings(d datapath.Device, bind func(*rings) error) (err error) 
 		return err
 	}
 	a.rings = r
+	return nil
+}
+
+// bindFirst makes the application's first rings those of the device. The
+// journal shall know them as such.
+func (a *App) bindFirst(r *rings) error {
+	if err := xsk.Patiently(func() error { return a.bindQueues(r) }); err != nil {
+		return err
+	}
+	r.direct = ready
 	return nil
 }
 

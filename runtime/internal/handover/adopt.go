@@ -116,6 +116,7 @@ func AbandonSocket(fd int) {
 func (s *Slot) Recover() (Recovery, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.show()
 	conn, err := s.env.Path.Read(s.index())
 	if err != nil {
 		return "", err
@@ -399,6 +400,7 @@ func (s *Slot) disown() {
 	default:
 		return
 	}
+	s.show()
 	s.mem.SetReason(abi.PathReasonRestart)
 	s.mem.SetPhase(s.phase)
 	s.owner.Wake()
