@@ -133,6 +133,9 @@ static bool tick_conn(struct et_conn *c, uint64_t now)
 		c->timer_ns = 0;
 		c->timeouts = 0;
 		atomic_store(&c->active, false);
+		/* Since we looked? Whoever is refused an ACK holds no lock. */
+		if (c->ack_now && c->committed)
+			et_assist_arm(c);
 	}
 	et_conn_unlock(c);
 	return busy;

@@ -344,29 +344,17 @@ enum et_progress et_conn_await(struct et_conn *c, uint32_t timeout_us)
 	return et_conn_progress(c);
 }
 
-/*
- * Frames of the flow may already be in the ring, in front of the held ones;
- * the context lock keeps other threads from inserting them meanwhile.
- */
 void et_conn_commit(struct et_conn *c)
 {
-	struct et_context *x = &et_core.context;
-
 	if (!et_lock(et_conn_lock(c)))
 		return;
 	if (et_phase(c) != ETRAN_PHASE_FAST || c->committed) {
 		et_conn_unlock(c);
 		return;
 	}
-	if (et_lock(&x->lock)) {
-		c->acked = c->shared->rcv.nxt;
-		c->edge = c->acked;
-		c->committed = true;
-		et_unlock(&x->lock);
-	}
 	/* The acknowledgement in a held frame is lost to XDP. A segment that the
 	 * peer has makes it say so again. */
-	if (et_stash_replay(c) && c->shared->snd.nxt != c->shared->snd.una)
+	if (et_rx_commit(c) && c->shared->snd.nxt != c->shared->snd.una)
 		et_tx_retransmit(c);
 	et_tx_push(c);
 	et_conn_unlock(c);

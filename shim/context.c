@@ -125,15 +125,15 @@ static void take_data(struct et_conn *c, uint32_t seq, const uint8_t *data, uint
 		break;
 	case RCV_HOLE:
 	case RCV_DUPLICATE:
-		/* One ACK for each: the peer counts duplicates (RFC 5681 4.2). */
+	case RCV_NO_ROOM:
+		/* One ACK for each: the peer counts duplicates (RFC 5681 4.2), and
+		 * one that sends beyond our window must be told (RFC 9293 3.10.7.4). */
 		c->recent = seq;
 		if (c->committed)
 			et_tx_ack(c, 0);
 		/* The segment may have acknowledged only a part (RFC 6582). */
 		if (__atomic_load_n(&c->pub->losses, __ATOMIC_RELAXED) != c->losses)
 			et_tx_queue(c);
-		break;
-	case RCV_NO_ROOM:
 		break;
 	}
 }
@@ -262,6 +262,13 @@ bool et_rx_pending(void)
 	return false;
 }
 
+/* Frames were taken that other threads may be waiting for. */
+static void took(void)
+{
+	et_tx_credit();
+	et_wake_others();
+}
+
 unsigned et_rx_poll(void)
 {
 	struct et_context *x = &et_core.context;
@@ -271,26 +278,34 @@ unsigned et_rx_poll(void)
 		return 0;
 	n = poll_queues(x);
 	et_unlock(&x->lock);
-	if (n) {
-		et_tx_credit();
-		et_wake_others();
-	}
+	if (n)
+		took();
 	return n;
 }
 
-void et_rx_drain(void)
+/* Until consumed = delivered: the proof. */
+static void take_delivered(struct et_context *x)
 {
-	struct et_context *x = &et_core.context;
 	const struct etran_pub_ring *ring = (const void *)et_core.pub;
 
-	if (!et_rings_up() || !et_lock(&x->lock))
-		return;
 	for (unsigned q = 0; q < et_queues(x); q++)
 		while (x->queue[q].taken !=
 		       __atomic_load_n(&ring[x->queue[q].ring].delivered, __ATOMIC_ACQUIRE))
 			if (!poll_queue(x, &x->queue[q]))
 				et_pause();
+}
+
+void et_rx_drain(void)
+{
+	struct et_context *x = &et_core.context;
+
+	if (!et_rings_up() || !et_lock(&x->lock))
+		return;
+	take_delivered(x);
 	et_unlock(&x->lock);
+	/* There may be nobody else to do either for some time. */
+	took();
+	et_flush();
 }
 
 /*
@@ -327,15 +342,13 @@ static struct etran_stash *stash_next(struct et_conn *c, uint32_t from)
 	return best;
 }
 
-bool et_stash_replay(struct et_conn *c)
+static bool replay(struct et_conn *c)
 {
-	struct et_context *x = &et_core.context;
+	const struct et_context *x = &et_core.context;
 	uint32_t from = et_core.arena->stash_order - INT32_MAX;
 	struct etran_stash *s;
 	bool acked = false;
 
-	if (!et_lock(&x->lock))
-		return false;
 	while ((s = stash_next(c, from))) {
 		from = s->order + 1;
 		acked |= replay_frame(c, x->umem + s->addr, s->length);
@@ -344,6 +357,23 @@ bool et_stash_replay(struct et_conn *c)
 			__atomic_store_n(&s->state, 0, __ATOMIC_RELEASE);
 	}
 	et_stash_reclaim();
+	return acked;
+}
+
+bool et_rx_commit(struct et_conn *c)
+{
+	struct et_context *x = &et_core.context;
+	bool acked;
+
+	if (!et_lock(&x->lock))
+		return false;
+	take_delivered(x);
+	c->acked = c->edge = __atomic_load_n(&c->pub->rcv_nxt, __ATOMIC_RELAXED);
+	c->committed = true;
+	acked = replay(c);
 	et_unlock(&x->lock);
+	/* Data may have come, and been taken, before anybody could answer it. */
+	et_tx_queue(c);
+	took();
 	return acked;
 }

@@ -150,10 +150,12 @@ void et_post_frames(struct et_context *x, struct et_queue *q);
 /* Frames that the stash no longer needs go back to the spares. */
 void et_stash_reclaim(void);
 /*
- * Feed the held frames of the connection to its receive buffer (commit). True
- * if one of them acknowledged data of ours.
+ * Take a connection over that has become fast: c->committed. All frames that were
+ * held for it are taken from the rings and fed to its receive buffer; they were
+ * delivered before the phase changed, but need not have been taken. True if one of
+ * them acknowledged data of ours.
  */
-bool et_stash_replay(struct et_conn *c);
+bool et_rx_commit(struct et_conn *c);
 
 /* conn.c ----------------------------------------------------------------- */
 static inline uint32_t et_phase(const struct et_conn *c)

@@ -84,10 +84,11 @@ void et_wake_all(void)
 	wake(NULL);
 }
 
+/* The barrier is needed here, too: without it, what was just changed may not be
+ * seen by a thread that we do not see on the list. */
 void et_wake_others(void)
 {
-	if (atomic_load_explicit(&waiters, memory_order_relaxed))
-		wake(own);
+	wake(own);
 }
 
 int et_wait_fds(int *fds, int max)

@@ -11,6 +11,8 @@
 #include <linux/if_xdp.h>
 #include <netinet/ip.h>
 #include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
@@ -428,11 +430,84 @@ TEST(held_frames_are_replayed_in_order)
 	CHECK_EQ(et_rx_poll(), 2);
 	CHECK_EQ(et_conn_readable(c), 0);
 	frames_add_up();
-	c->committed = true;
-	et_stash_replay(c);
+	CHECK(!et_rx_commit(c));
+	CHECK(c->committed);
 	expect(c, "abcdef");
 	CHECK_EQ(et_core.context.spares, FRAMES - ET_POSTED_MIN);
 	frames_add_up();
+}
+
+/* They were delivered, but nobody has taken them before the commit. */
+TEST(held_frames_in_the_ring_are_replayed)
+{
+	struct et_conn *c = setup();
+
+	c->committed = false;
+	pub[SLOT].rcv_nxt = ISN;
+	deliver(ETRAN_RX_HELD, ISN, "abc", TH_ACK);
+	deliver(ETRAN_RX_DATA, ISN + 3, "def", TH_ACK);
+	CHECK(!et_rx_commit(c));
+	expect(c, "abcdef");
+	CHECK_EQ(et_core.context.spares, FRAMES - ET_POSTED_MIN);
+	frames_add_up();
+}
+
+/* Data was taken between the switch and the commit. */
+TEST(data_before_the_commit_is_acknowledged)
+{
+	struct et_conn *c = setup_wire();
+
+	c->committed = false;
+	pub[SLOT].rcv_nxt = ISN;
+	deliver(ETRAN_RX_DATA, ISN, "abc", TH_ACK);
+	CHECK_EQ(et_rx_poll(), 1);
+	et_flush();
+	CHECK_EQ(next_sent().size, -EAGAIN);
+	et_rx_commit(c);
+	et_flush();
+	CHECK_EQ(next_sent().h.ack, ISN + 3);
+	CHECK_EQ(next_sent().size, -EAGAIN);
+}
+
+/* The peer sends beyond the window: it is told where that ends. */
+TEST(data_without_room_is_answered)
+{
+	struct et_conn *c = setup_wire();
+
+	deliver(ETRAN_RX_DATA, ISN + ETRAN_RCV_BUF, "x", TH_ACK);
+	CHECK_EQ(et_rx_poll(), 1);
+	CHECK_EQ(next_sent().h.ack, ISN);
+	CHECK_EQ(c->shared->rcv.ranges, 0);
+	frames_add_up();
+}
+
+static void *drain(void *unused)
+{
+	et_rx_drain();
+	return unused;
+}
+
+static int drain_elsewhere(void)
+{
+	pthread_t t;
+
+	return pthread_create(&t, NULL, drain, NULL) || pthread_join(t, NULL);
+}
+
+/* What a demotion takes may be what another thread sleeps for. */
+TEST(drain_wakes_and_acknowledges)
+{
+	struct et_waiter w;
+	struct pollfd p = {.events = POLLIN};
+
+	setup_wire();
+	REQUIRE(et_wait_begin(&w) == 0);
+	p.fd = w.fd;
+	deliver(ETRAN_RX_DATA, ISN, "abc", TH_ACK);
+	CHECK_EQ(drain_elsewhere(), 0);
+	CHECK_EQ(poll(&p, 1, 0), 1);
+	et_wait_end(&w);
+	CHECK_EQ(next_sent().h.ack, ISN + 3);
 }
 
 TEST(control_frame_is_kept_and_asks_for_demotion)
@@ -572,6 +647,10 @@ int main(void)
 	RUN(room_is_told_without_an_ack);
 	RUN(other_generation_is_dropped);
 	RUN(held_frames_are_replayed_in_order);
+	RUN(held_frames_in_the_ring_are_replayed);
+	RUN(data_before_the_commit_is_acknowledged);
+	RUN(data_without_room_is_answered);
+	RUN(drain_wakes_and_acknowledges);
 	RUN(control_frame_is_kept_and_asks_for_demotion);
 	RUN(full_stash_loses_frames_but_not_memory);
 	RUN(backlog_posts_more_frames_and_calm_fewer);
