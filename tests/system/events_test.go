@@ -6,9 +6,9 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -207,21 +207,19 @@ type rest struct {
 
 // patient is a running client of tests/progs/patient.c.
 type patient struct {
-	stdin io.Writer
-	lines *bufio.Scanner
-	once  sync.Once
+	stdin, stdout *os.File
+	lines         *bufio.Scanner
 }
 
 func startPatient(t *testing.T, tb *testbed.Testbed, port int, etran bool, args ...string) *patient {
 	t.Helper()
 	start(t, tb.B, testbed.Command{Args: []string{program(t, "patient"), "--server", "--port", strconv.Itoa(port)}, Stdout: io.Discard})
 	awaitListening(t, tb.B, port)
-	in, stdin := io.Pipe()
-	stdout, out := io.Pipe()
-	t.Cleanup(func() { stdin.Close(); out.Close() })
+	in, stdin := pipe(t)
+	stdout, out := pipe(t)
 	start(t, tb.A, testbed.Command{Etran: etran, Stdin: in, Stdout: out,
 		Args: append([]string{program(t, "patient"), "--host", testbed.WireB, "--port", strconv.Itoa(port)}, args...)})
-	return &patient{stdin: stdin, lines: bufio.NewScanner(stdout)}
+	return &patient{stdin, stdout, bufio.NewScanner(stdout)}
 }
 
 func (p *patient) tell(t *testing.T) {
@@ -233,8 +231,11 @@ func (p *patient) tell(t *testing.T) {
 
 func (p *patient) next(t *testing.T) (r rest) {
 	t.Helper()
+	if err := p.stdout.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	if !p.lines.Scan() {
-		t.Fatalf("the program ended: %v", p.lines.Err())
+		t.Fatalf("the program says nothing: %v", p.lines.Err())
 	}
 	if err := json.Unmarshal(p.lines.Bytes(), &r); err != nil {
 		t.Fatalf("%q: %v", p.lines.Bytes(), err)
