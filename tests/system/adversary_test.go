@@ -528,7 +528,7 @@ func TestBlindSegments(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
 	streams := startStreams(t, tb, streamEnds{client: true, server: true, unpinned: true},
 		"--connections", "4", "--rate", "500000")
-	conns := blindTargets(t, tb.A, 4)
+	conns := awaitFast(t, tb.A, streams.client.Pid(), 4)
 	before := stats(t, tb.A)
 	stop := make(chan struct{})
 	time.AfterFunc(time.Duration(span(3, 60))*time.Second, func() { close(stop) })
@@ -559,22 +559,4 @@ func TestBlindSegments(t *testing.T) {
 	}
 	streams.stop()
 	streams.finish(t)
-}
-
-// blindTargets waits until a host has n connections on the fast path, and
-// returns them.
-func blindTargets(t *testing.T, h *testbed.Host, n int) []adminapi.Conn {
-	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		ss, err := h.Admin().SS(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns := slices.DeleteFunc(ss.Conns, func(c adminapi.Conn) bool { return c.Path != adminapi.PathFast })
-		if len(conns) >= n {
-			return conns
-		}
-	}
-	t.Fatalf("host %s has no %d connections on the fast path", h.Name, n)
-	return nil
 }

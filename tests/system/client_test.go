@@ -140,15 +140,9 @@ func demoteAll(t *testing.T, h *testbed.Host) {
 // awaitKernel waits until a host has the connection with a peer on the kernel.
 func awaitKernel(t *testing.T, h *testbed.Host, peer string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		c := paths(t, h)[peer]
-		if c.Path == adminapi.PathKernel {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("host %s does not demote %+v", h.Name, c)
-		}
-	}
+	await(t, "host "+h.Name+" to demote "+peer, func() bool {
+		return paths(t, h)[peer].Path == adminapi.PathKernel
+	})
 }
 
 // run runs a program on a host to its end and returns what it printed.

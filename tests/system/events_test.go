@@ -6,9 +6,9 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,26 +17,6 @@ import (
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
 
-// fastConns is how many connections a host has on the fast path. It asks for
-// the promotion of the others: after a demotion the library waits for a while.
-func fastConns(t *testing.T, h *testbed.Host) int {
-	t.Helper()
-	list, err := h.Admin().SS(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, c := range list.Conns {
-		if c.Path == adminapi.PathFast {
-			n++
-		}
-	}
-	if n < len(list.Conns) {
-		_, _ = h.Admin().Promote(t.Context(), adminapi.SwitchRequest{All: true})
-	}
-	return n
-}
-
 const streamConns = 3
 
 // eventStreams are streams that go on until stop.
@@ -44,6 +24,19 @@ func eventStreams(t *testing.T, tb *testbed.Testbed, port int) *streams {
 	t.Helper()
 	return startStreams(t, tb, streamEnds{client: true, server: true, port: port},
 		"--connections", strconv.Itoa(streamConns), "--rate", "100000", "--timeout", "40")
+}
+
+// urgeFast waits until all connections of both ends are fast at once.
+func (s *streams) urgeFast(t *testing.T, tb *testbed.Testbed) {
+	t.Helper()
+	await(t, "both ends to be fast", func() bool {
+		if !s.running() {
+			t.Fatal("the streams ended")
+		}
+		urge(t, tb.A)
+		urge(t, tb.B)
+		return len(fastConns(t, tb.A, s.client.Pid())) == streamConns && len(fastConns(t, tb.B, s.server.Pid())) == streamConns
+	})
 }
 
 // moved waits until each host has moved octets on the path, after now.
@@ -95,14 +88,7 @@ var events = []event{
 
 // run happens, and waits until it was noticed and all is fast again.
 func (e event) run(t *testing.T, tb *testbed.Testbed, s *streams) {
-	bothFast := func() bool {
-		a, b := fastConns(t, tb.A), fastConns(t, tb.B)
-		if !s.running() {
-			t.Fatal("the streams ended")
-		}
-		return a == streamConns && b == streamConns
-	}
-	await(t, "both ends to be fast", bothFast)
+	s.urgeFast(t, tb)
 	moved(t, tb, fast, tb.A, tb.B)
 	before := map[string]*adminapi.Stats{"A": stats(t, tb.A), "B": stats(t, tb.B)}
 	e.commands(t, tb, e.do)
@@ -175,9 +161,7 @@ func TestEventsUnderStreams(t *testing.T) {
 func TestDeviceMadeAnewUnderStreams(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
 	s := eventStreams(t, tb, 7000)
-	await(t, "both ends to be fast", func() bool {
-		return fastConns(t, tb.A) == streamConns && fastConns(t, tb.B) == streamConns
-	})
+	s.urgeFast(t, tb)
 	moved(t, tb, fast, tb.A, tb.B)
 	command(t, tb.A, "ip link del wire")
 	for _, h := range []*testbed.Host{tb.A, tb.B} {
@@ -202,9 +186,7 @@ func TestDeviceMadeAnewUnderStreams(t *testing.T) {
 	s.stop()
 	s.finish(t)
 	next := eventStreams(t, tb, 7001)
-	await(t, "new programs to be fast", func() bool {
-		return fastConns(t, tb.A) > 0 && fastConns(t, tb.B) > 0
-	})
+	next.urgeFast(t, tb)
 	moved(t, tb, fast, tb.A, tb.B)
 	next.stop()
 	next.finish(t)
@@ -225,21 +207,19 @@ type rest struct {
 
 // patient is a running client of tests/progs/patient.c.
 type patient struct {
-	stdin io.Writer
-	lines *bufio.Scanner
-	once  sync.Once
+	stdin, stdout *os.File
+	lines         *bufio.Scanner
 }
 
 func startPatient(t *testing.T, tb *testbed.Testbed, port int, etran bool, args ...string) *patient {
 	t.Helper()
 	start(t, tb.B, testbed.Command{Args: []string{program(t, "patient"), "--server", "--port", strconv.Itoa(port)}, Stdout: io.Discard})
 	awaitListening(t, tb.B, port)
-	in, stdin := io.Pipe()
-	stdout, out := io.Pipe()
-	t.Cleanup(func() { stdin.Close(); out.Close() })
+	in, stdin := pipe(t)
+	stdout, out := pipe(t)
 	start(t, tb.A, testbed.Command{Etran: etran, Stdin: in, Stdout: out,
 		Args: append([]string{program(t, "patient"), "--host", testbed.WireB, "--port", strconv.Itoa(port)}, args...)})
-	return &patient{stdin: stdin, lines: bufio.NewScanner(stdout)}
+	return &patient{stdin, stdout, bufio.NewScanner(stdout)}
 }
 
 func (p *patient) tell(t *testing.T) {
@@ -251,8 +231,11 @@ func (p *patient) tell(t *testing.T) {
 
 func (p *patient) next(t *testing.T) (r rest) {
 	t.Helper()
+	if err := p.stdout.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	if !p.lines.Scan() {
-		t.Fatalf("the program ended: %v", p.lines.Err())
+		t.Fatalf("the program says nothing: %v", p.lines.Err())
 	}
 	if err := json.Unmarshal(p.lines.Bytes(), &r); err != nil {
 		t.Fatalf("%q: %v", p.lines.Bytes(), err)
@@ -277,7 +260,7 @@ func TestPatience(t *testing.T) {
 			var took [2]rest
 			onKernel := startPatient(t, tb, 7200+i, false, c.args...)
 			onFast := startPatient(t, tb, 7300+i, true, c.args...)
-			await(t, "the connection to be fast", func() bool { return fastConns(t, tb.A) == 1 })
+			urgeFast(t, tb.A, 0, 1)
 			moved(t, tb, fast, tb.A)
 			before := stats(t, tb.A)
 			for _, p := range []*patient{onKernel, onFast} {

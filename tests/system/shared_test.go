@@ -4,7 +4,6 @@ package system
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -32,28 +31,11 @@ func startPair(t *testing.T, tb *testbed.Testbed, i int, client bool, options ..
 // endPairs ends streams, and explains what went wrong.
 func endPairs(t *testing.T, tb *testbed.Testbed, pairs ...*streams) {
 	t.Helper()
-	defer func() {
-		if t.Failed() {
-			explain(t, tb.B)
-		}
-	}()
+	defer explain(t, tb.B)
 	for _, p := range pairs {
 		p.stop()
 		p.finish(t)
 	}
-}
-
-// explain logs what a daemon knows.
-func explain(t *testing.T, h *testbed.Host) {
-	t.Helper()
-	if ss, err := h.Admin().SS(context.Background()); err == nil {
-		for _, c := range ss.Conns {
-			t.Logf("%+v", c)
-		}
-	}
-	t.Logf("%+v", *stats(t, h))
-	log, err := os.ReadFile(h.LogFile())
-	t.Logf("%s %v", log, err)
 }
 
 // rings is how each application of a host receives, by process.

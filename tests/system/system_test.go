@@ -138,11 +138,76 @@ func awaitListening(t *testing.T, h *testbed.Host, port int) {
 // await waits until f says true.
 func await(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited %v for %s", patience, what)
 		}
 	}
+}
+
+// fastConns are the connections that a host, or one program on it, has on the
+// fast path. Pid 0 is any.
+func fastConns(t *testing.T, h *testbed.Host, pid int) (fast []adminapi.Conn) {
+	t.Helper()
+	list, err := h.Admin().SS(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list.Conns {
+		if c.Path == adminapi.PathFast && (pid == 0 || c.Pid == pid) {
+			fast = append(fast, c)
+		}
+	}
+	return fast
+}
+
+// awaitFast waits until there are n of them, and returns them.
+func awaitFast(t *testing.T, h *testbed.Host, pid, n int) (fast []adminapi.Conn) {
+	t.Helper()
+	defer explain(t, h)
+	await(t, fmt.Sprintf("%d fast connections on host %s", n, h.Name), func() bool {
+		fast = fastConns(t, h, pid)
+		return len(fast) >= n
+	})
+	return fast
+}
+
+// urgeFast is awaitFast for connections that the library would leave on the
+// kernel for a while, as it does after a demotion.
+func urgeFast(t *testing.T, h *testbed.Host, pid, n int) {
+	t.Helper()
+	defer explain(t, h)
+	await(t, fmt.Sprintf("%d fast connections on host %s", n, h.Name), func() bool {
+		if len(fastConns(t, h, pid)) >= n {
+			return true
+		}
+		urge(t, h)
+		return false
+	})
+}
+
+// urge asks for the promotion of all connections of a host. Some may be refused.
+func urge(t *testing.T, h *testbed.Host) {
+	t.Helper()
+	_, _ = h.Admin().Promote(t.Context(), adminapi.SwitchRequest{All: true})
+}
+
+// explain logs what a daemon knows if the test has failed.
+func explain(t *testing.T, h *testbed.Host) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	if ss, err := h.Admin().SS(context.Background()); err == nil {
+		for _, c := range ss.Conns {
+			t.Logf("%+v", c)
+		}
+	}
+	if s, err := h.Admin().Stats(context.Background()); err == nil {
+		t.Logf("%+v", *s)
+	}
+	text, err := os.ReadFile(h.LogFile())
+	t.Logf("etrand on host %s: %s %v", h.Name, text[max(0, len(text)-20000):], err)
 }
 
 // command runs a program on a host to its end.

@@ -36,7 +36,7 @@ func TestStoppedProgramIsDemoted(t *testing.T) {
 			tb := testbed.ForTest(t, testbed.Options{})
 			streams := startStreams(t, tb, streamEnds{client: true},
 				append(mode, "--connections", "6", "--rate", "2000000")...)
-			fastConn(t, tb.A, streams.client)
+			urgeFast(t, tb.A, streams.client.Pid(), 1)
 			fds := daemonFds(t, tb.A)
 			demoted := stopAtRandom(t, tb.A, streams.client, stops)
 			streams.stop()
@@ -58,7 +58,7 @@ func stopAtRandom(t *testing.T, h *testbed.Host, p *testbed.Process, stops int) 
 	t.Helper()
 	admin := h.Admin()
 	for range stops {
-		fastConn(t, h, p)
+		urgeFast(t, h, p.Pid(), 1)
 		time.Sleep(time.Duration(rand.IntN(30000)) * time.Microsecond)
 		if err := p.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
@@ -88,26 +88,6 @@ func stopAtRandom(t *testing.T, h *testbed.Host, p *testbed.Process, stops int) 
 		}
 	}
 	return demoted
-}
-
-// fastConn waits until the program has a fast connection, asking for it.
-func fastConn(t *testing.T, h *testbed.Host, p *testbed.Process) adminapi.Conn {
-	t.Helper()
-	admin := h.Admin()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		list, err := admin.SS(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range list.Conns {
-			if c.Pid == p.Pid() && c.Path == adminapi.PathFast {
-				return c
-			}
-		}
-		_, _ = admin.Promote(t.Context(), adminapi.SwitchRequest{All: true})
-	}
-	t.Fatal("no connection becomes fast")
-	return adminapi.Conn{}
 }
 
 // daemonFds counts the descriptors of a host's daemon, without unix sockets: the
@@ -308,31 +288,6 @@ func (d *doomed) taken(t *testing.T) []uint64 {
 	return list
 }
 
-// awaitFast waits until the program has n fast connections.
-func (d *doomed) awaitFast(t *testing.T, h *testbed.Host, n int) {
-	t.Helper()
-	admin, fast := h.Admin(), 0
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		list, err := admin.SS(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		fast = 0
-		for _, c := range list.Conns {
-			if c.Pid == d.Pid() && c.Path == adminapi.PathFast {
-				fast++
-			}
-		}
-		if fast >= n {
-			return
-		}
-		_, _ = admin.Promote(t.Context(), adminapi.SwitchRequest{All: true})
-	}
-	s := stats(t, h)
-	t.Fatalf("%d of %d connections are fast; refused %v, aborted %v, demotions %v", fast, n,
-		s.PromotionsRefused, s.PromotionsAborted, s.Demotions)
-}
-
 // Programs killed at random moments under load: all that send() had taken
 // arrives, then the end of the stream, as from Linux. One of them has the
 // device's queues, the others share.
@@ -349,7 +304,7 @@ func TestKilledProgramsDataArrives(t *testing.T) {
 			victims[i] = startDoomed(t, tb.A, sinkPort+i, connections, "none")
 		}
 		for i, d := range victims {
-			d.awaitFast(t, tb.A, 1+(round+i)%connections)
+			urgeFast(t, tb.A, d.Pid(), 1+(round+i)%connections)
 		}
 		for _, d := range victims {
 			time.Sleep(time.Duration(rand.IntN(20000)) * time.Microsecond)
@@ -381,7 +336,7 @@ func TestChildOfAKilledProgram(t *testing.T) {
 	for range span(3, 10) {
 		sink := newSink(t, tb.B, sinkPort, connections)
 		d := startDoomed(t, tb.A, sinkPort, connections, "fork")
-		d.awaitFast(t, tb.A, connections)
+		urgeFast(t, tb.A, d.Pid(), connections)
 		if err := d.Signal(syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
@@ -407,7 +362,7 @@ func TestClosesThatBypassTheLibrary(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
 	sink := newSink(t, tb.B, sinkPort, connections)
 	d := startDoomed(t, tb.A, sinkPort, connections, "raw")
-	d.awaitFast(t, tb.A, connections)
+	urgeFast(t, tb.A, d.Pid(), connections)
 	if err := d.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
@@ -433,7 +388,7 @@ func TestDestroyedSocket(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
 	sink := newSink(t, tb.B, sinkPort, connections)
 	d := startDoomed(t, tb.A, sinkPort, connections, "none")
-	d.awaitFast(t, tb.A, connections)
+	urgeFast(t, tb.A, d.Pid(), connections)
 	list, err := tb.A.Admin().SS(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -472,7 +427,7 @@ func TestDaemonStopsBesideAStoppedProgram(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{})
 	sink := newSink(t, tb.B, sinkPort, connections)
 	d := startDoomed(t, tb.A, sinkPort, connections, "none")
-	d.awaitFast(t, tb.A, connections)
+	urgeFast(t, tb.A, d.Pid(), connections)
 	if err := d.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
