@@ -270,7 +270,8 @@ func echoes(t *testing.T, c net.Conn, seconds float64) (octets int) {
 
 // Shared rings outlive the daemon: the pair's namespace lives as long as the
 // application, the programs are pinned. The kernel's socket sleeps, so what comes
-// back comes by the fast path.
+// back comes by the fast path. The next daemon adopts them: old connections go
+// on, and new ones get them too.
 func TestSharedRingsOutliveTheDaemon(t *testing.T) {
 	tb := testbed.ForTest(t, testbed.Options{DaemonArgs: []string{"--sharing", "always"}})
 	echo := start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "3600", "idle"},
@@ -285,7 +286,57 @@ func TestSharedRingsOutliveTheDaemon(t *testing.T) {
 	if err := tb.B.StopDaemon(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if echoes(t, c, 3) == 0 {
+	if echoes(t, c, 1) == 0 {
 		t.Error("nothing came back")
 	}
+	if err := tb.B.StartDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expectAdopted(t, tb, echo.Pid(), adminapi.RingsShared, c)
+}
+
+// expectAdopted: the daemon of host B has adopted an echoing program with its
+// rings and one fast connection, which goes on there; another one joins it.
+func expectAdopted(t *testing.T, tb *testbed.Testbed, pid int, kind string, c net.Conn) {
+	t.Helper()
+	await(t, "the session to be resumed", func() bool { return stats(t, tb.B).Adopted.Resumed == 1 })
+	got := stats(t, tb.B)
+	if got.Adopted.Recovered["fast"] != 1 || len(got.Adopted.Lost) != 0 || rings(t, tb.B)[pid] != kind {
+		t.Errorf("adopted %+v, rings %v", got.Adopted, rings(t, tb.B))
+	}
+	before := stats(t, tb.B)
+	if n := echoes(t, c, 0.5); fast(t, tb.B, before) < uint64(n) {
+		t.Error("the adopted connection did not go on on the fast path")
+	}
+	second := connect(t, tb.A, testbed.WireB+":7900")
+	echoes(t, second, 0.5)
+	before = stats(t, tb.B)
+	if n := echoes(t, second, 0.5); fast(t, tb.B, before) < uint64(n) {
+		t.Error("a new connection does not use the adopted rings")
+	}
+	if now := stats(t, tb.B); now.Promotions == 0 || now.Drops["no_xsk"] != got.Drops["no_xsk"] || len(now.Demotions) != 0 {
+		t.Errorf("%d promotions, drops %v, demotions %v", now.Promotions, now.Drops, now.Demotions)
+	}
+}
+
+// The daemon dies when a program has just become the queues' holder: the next
+// one knows that, for the connections that there are and for new ones.
+func TestQueuesTakenOverOutliveTheDaemon(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{})
+	holder := startPair(t, tb, 1, false, "--rate", "1000000")
+	awaitFastOctets(t, tb.B, 1<<20, holder.server)
+	echo := start(t, tb.B, testbed.Command{Args: []string{program(t, "rogue"), "7900", "3600", "idle"},
+		Etran: true, UID: 65534, CPUs: []int{serverCPU}})
+	time.Sleep(300 * time.Millisecond)
+	c := connect(t, tb.A, testbed.WireB+":7900")
+	echoes(t, c, 1)
+	if r := rings(t, tb.B)[echo.Pid()]; r != adminapi.RingsShared {
+		t.Fatalf("the second application's rings are %q", r)
+	}
+	endPairs(t, tb, holder)
+	await(t, "queues for the second application", func() bool {
+		return rings(t, tb.B)[echo.Pid()] == adminapi.RingsDirect
+	})
+	restart(t, tb.B, 0)
+	expectAdopted(t, tb, echo.Pid(), adminapi.RingsDirect, c)
 }

@@ -232,7 +232,9 @@ func runJSON(t *testing.T, h *testbed.Host, c testbed.Command, limit time.Durati
 
 func stats(t *testing.T, h *testbed.Host) *adminapi.Stats {
 	t.Helper()
-	s, err := h.Admin().Stats(t.Context())
+	admin := h.Admin()
+	defer admin.Close()
+	s, err := admin.Stats(t.Context())
 	if err != nil {
 		t.Fatalf("statistics of host %s: %v", h.Name, err)
 	}

@@ -241,6 +241,7 @@ func (s *Slot) consume(c *abi.Conn, n int) error {
 	if _, err := readUnread(s.fd, n, unix.MSG_TRUNC); err != nil {
 		return err
 	}
+	die.At("switch-unread")
 	d, err := repair.Dump(s.fd)
 	if err != nil {
 		return err
