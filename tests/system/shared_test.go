@@ -214,6 +214,7 @@ func TestSharedBecomesDirect(t *testing.T) {
 				t.Fatalf("the first application's rings are %q", r)
 			}
 			heir := startPair(t, tb, 1, client, "--rate", "8000000")
+			urgeFast(t, tb.B, heir.server.Pid(), 4)
 			awaitFastOctets(t, tb.B, 1<<20, heir.server)
 			if r := rings(t, tb.B)[heir.server.Pid()]; r != adminapi.RingsShared {
 				t.Fatalf("the second application's rings are %q", r)
