@@ -48,8 +48,10 @@ func (f *files) has(fd, last int) (int, bool) {
 
 const kcmpFile = 0 // KCMP_FILE
 
+var self = os.Getpid() // a system call each time
+
 func sameFile(pid, number, fd int) bool {
-	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(os.Getpid()), kcmpFile,
+	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(self), kcmpFile,
 		uintptr(number), uintptr(fd), 0)
 	return errno == 0 && r == 0
 }

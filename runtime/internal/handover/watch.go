@@ -17,6 +17,8 @@ const (
 	minimumRTO    = time.Second // RFC 6298 2.4
 	// What was measured may be a repair, or nonsense.
 	maximumRTO = 3 * time.Second
+	// The program may change TCP_KEEPIDLE, which the kernel's socket keeps.
+	keepIdleMemory = 5 * time.Second
 )
 
 // watch is what the timers remember of a fast connection.
@@ -24,7 +26,10 @@ type watch struct {
 	una       uint32
 	unaSince  time.Time
 	fastSince time.Time
-	asked     time.Time // last PLEASE_DEMOTE of the timers
+	asked     time.Time     // last PLEASE_DEMOTE of the timers
+	looks     uint          // at the socket, see Check
+	idle      time.Duration // TCP_KEEPIDLE
+	idleRead  time.Time     // when
 }
 
 func (w *watch) start(now time.Time) {
@@ -60,12 +65,14 @@ func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
 	if s.phase != abi.PhaseFast {
 		return 0, abi.PathReasonOk
 	}
-	if s.moved() {
+	// In turn: with many connections each system call shows.
+	if s.watch.looks++; s.watch.looks%2 == 0 {
+		if reason := s.endedByOthers(); reason != abi.PathReasonOk {
+			return s.generation, reason
+		}
+	} else if s.moved() {
 		s.lose()
 		return 0, abi.PathReasonOk
-	}
-	if reason := s.endedByOthers(); reason != abi.PathReasonOk {
-		return s.generation, reason
 	}
 	conn, err := s.env.Path.Read(s.index())
 	if err != nil {
@@ -93,7 +100,7 @@ func (s *Slot) expired(conn *abi.Conn, now time.Time) abi.PathReason {
 	if limit := time.Duration(w.UserTimeout) * time.Millisecond; limit > 0 && waiting > limit {
 		return abi.PathReasonKeepalive
 	}
-	if w.Keepalive != 0 && s.silence(conn, now) > s.keepIdle() {
+	if w.Keepalive != 0 && s.silence(conn, now) > s.keepIdle(now) {
 		return abi.PathReasonKeepalive
 	}
 	return abi.PathReasonOk
@@ -113,10 +120,14 @@ func (s *Slot) silence(conn *abi.Conn, now time.Time) time.Duration {
 	return min(time.Duration(ts.Nano()-int64(conn.LastRxNs)), now.Sub(s.watch.fastSince))
 }
 
-func (s *Slot) keepIdle() time.Duration {
+func (s *Slot) keepIdle(now time.Time) time.Duration {
+	if now.Sub(s.watch.idleRead) < keepIdleMemory {
+		return s.watch.idle
+	}
 	seconds, err := unix.GetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
 	if err != nil {
 		seconds = 7200 // Linux' default
 	}
-	return time.Duration(seconds) * time.Second
+	s.watch.idle, s.watch.idleRead = time.Duration(seconds)*time.Second, now
+	return s.watch.idle
 }
