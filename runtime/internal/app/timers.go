@@ -10,18 +10,15 @@ import (
 	"github.com/etran-go/etran/runtime/internal/handover"
 )
 
-const (
-	// Often enough for a user time-out of seconds, rare enough to cost nothing.
-	timerInterval = 500 * time.Millisecond
-	// A connection that was closed unseen stays so long.
-	auditTurns = 2
-)
+// timerInterval is often enough for a user time-out of seconds and for what
+// happens behind the library's back, rare enough to cost nothing.
+const timerInterval = time.Second
 
 // runTimers does the duties of the sleeping sockets' timers.
 func (m *Manager) runTimers(ctx context.Context) {
 	ticker := time.NewTicker(timerInterval)
 	defer ticker.Stop()
-	for turn := 0; ; turn++ {
+	for {
 		select {
 		case <-ctx.Done():
 			return
@@ -32,9 +29,7 @@ func (m *Manager) runTimers(ctx context.Context) {
 					go func() {
 						defer a.checking.Store(false)
 						a.checkTimers(now)
-						if turn%auditTurns == 0 {
-							a.audit()
-						}
+						a.audit()
 					}()
 				}
 			}

@@ -27,7 +27,6 @@ type watch struct {
 	unaSince  time.Time
 	fastSince time.Time
 	asked     time.Time     // last PLEASE_DEMOTE of the timers
-	looks     uint          // at the socket, see Check
 	idle      time.Duration // TCP_KEEPIDLE
 	idleRead  time.Time     // when
 }
@@ -65,14 +64,12 @@ func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
 	if s.phase != abi.PhaseFast {
 		return 0, abi.PathReasonOk
 	}
-	// In turn: with many connections each system call shows.
-	if s.watch.looks++; s.watch.looks%2 == 0 {
-		if reason := s.endedByOthers(); reason != abi.PathReasonOk {
-			return s.generation, reason
-		}
-	} else if s.moved() {
+	if s.moved() {
 		s.lose()
 		return 0, abi.PathReasonOk
+	}
+	if reason := s.endedByOthers(); reason != abi.PathReasonOk {
+		return s.generation, reason
 	}
 	conn, err := s.env.Path.Read(s.index())
 	if err != nil {
