@@ -397,7 +397,7 @@ func leftovers(t *testing.T, h *testbed.Host) string {
 			kind, _, _ := strings.Cut(target, ":[")
 			kinds[kind]++
 			// The daemon has pidfds of its keeper, too.
-			if strings.Contains(target, "etran-") || pid == keepers[0] && strings.Contains(target, "pidfd") {
+			if strings.Contains(target, "memfd:etran-") || pid == keepers[0] && strings.Contains(target, "pidfd") {
 				return fmt.Sprintf("process %d has %s", pid, target)
 			}
 		}

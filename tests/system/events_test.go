@@ -72,7 +72,7 @@ var events = []event{
 		[]string{"A device", "B device"}},
 	{"program detached by force", []string{"A: " + detachWire}, nil, 0, []string{"A device"}},
 	{"peer's MAC changes", []string{"A: ip link set wire address 02:00:00:00:0a:77",
-		"A: ip neigh flush dev wire", "A: ping -c 1 -W 5 10.77.0.2"}, nil, 0, nil},
+		"A: ip neigh del 10.77.0.2 dev wire", "A: ping -c 1 -W 5 10.77.0.2"}, nil, 0, nil},
 	{"neighbour fails", []string{"B: ip neigh change 10.77.0.1 dev wire nud failed"}, nil, 0, nil},
 	{"better route", []string{"A: ip route add 10.77.0.2/32 via 10.78.0.2 dev plain src 10.77.0.1"},
 		[]string{"A: ip route del 10.77.0.2/32"}, 2 * time.Second, []string{"A route", "B stray"}},

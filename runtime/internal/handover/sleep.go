@@ -53,6 +53,11 @@ func putToSleep(fd, dropAll int) (*sleeper, error) {
 	if s.userTimeout, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil {
 		return s, fmt.Errorf("read TCP_USER_TIMEOUT: %w", err)
 	}
+	// An acknowledgement that the kernel puts off would be sent later, with
+	// numbers of the past. Even values leave the socket putting them off.
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 2); err != nil {
+		return s, fmt.Errorf("send a delayed acknowledgement: %w", err)
+	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, dropAll); err != nil {
 		return s, fmt.Errorf("attach the drop filter: %w", err)
 	}
