@@ -12,7 +12,7 @@ import (
 
 // timerInterval is often enough for a user time-out of seconds and for what
 // happens behind the library's back, rare enough to cost nothing.
-const timerInterval = time.Second
+const timerInterval = 1500 * time.Millisecond
 
 // runTimers does the duties of the sleeping sockets' timers.
 func (m *Manager) runTimers(ctx context.Context) {

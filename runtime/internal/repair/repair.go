@@ -161,6 +161,11 @@ func (p *Plan) Rebuild(fd int) error {
 	if err := enter(fd); err != nil {
 		return err
 	}
+	return p.rebuild(fd)
+}
+
+// rebuild is Rebuild for a socket in repair mode already.
+func (p *Plan) rebuild(fd int) error {
 	if err := disconnect(fd); err != nil {
 		return fmt.Errorf("disconnect: %w", err)
 	}

@@ -48,7 +48,7 @@ func Take(fd int, local, remote netip.AddrPort, d *State, unread, unacked int, k
 		RcvNxt: d.RcvNxt, RightEdge: d.RightEdge(),
 		SndUna: d.WriteSeq, SndWnd: d.Window.SndWnd, MaxWnd: d.Window.MaxWindow,
 	}
-	if err := p.Rebuild(fd); err != nil {
+	if err := p.rebuild(fd); err != nil {
 		return q, true, err
 	}
 	return q, true, Leave(fd, false, reuse)
@@ -63,16 +63,15 @@ func leaveAfter(fd, reuse int, err error) error {
 
 // peek reads both queues. Each is read in one call, under the socket's lock:
 // acknowledgements may still come in. What the kernel has not sent yet is the
-// end of the send queue.
+// end of the send queue. That stays selected until the socket is disconnected:
+// meanwhile a pacing timer counts as sent what it would send, and sends nothing.
+// Else the peer could acknowledge more than we know to be sent, for ever.
 func (q *Queues) peek(fd, unread, unacked int) error {
 	var err error
 	if q.Unread, err = peekQueue(fd, recvQueue, unread); err != nil {
 		return err
 	}
 	if q.InFlight, err = peekQueue(fd, sendQueue, unacked); err != nil {
-		return err
-	}
-	if err := setTCP(fd, unix.TCP_REPAIR_QUEUE, noQueue); err != nil {
 		return err
 	}
 	info, err := ReadInfo(fd)
