@@ -129,6 +129,7 @@ func (w wire) check(t *testing.T, f middlebox.Faults, before wire, etran [2]bool
 // Streams in both directions on 50 connections over a bad wire, with each end
 // on either path and random switches. They must finish, with every byte right.
 func TestStreamsUnderFaults(t *testing.T) {
+	longOnly(t)
 	seconds, seed := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	combinations(t, func(t *testing.T, client, server bool) {
@@ -294,6 +295,7 @@ func awaitRTT(t *testing.T, h *testbed.Host) string {
 
 // Redis over a bad wire, with each end on either path and random switches.
 func TestRedisUnderFaults(t *testing.T) {
+	longOnly(t)
 	_, seed := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})
 	f := faults[len(faults)-1] // all

@@ -716,6 +716,7 @@ func ioThreads(t *testing.T, tb *testbed.Testbed) {
 // A replica on the other host gets all that the master has, first at once and
 // then as it comes, whichever end is under eTran.
 func TestReplication(t *testing.T) {
+	longOnly(t)
 	for _, c := range []struct {
 		name            string
 		replica, master bool // under eTran

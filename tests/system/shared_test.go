@@ -160,6 +160,7 @@ func startRogue(t *testing.T, tb *testbed.Testbed, what string) (p *testbed.Proc
 // One application misbehaves, whether it has direct or shared rings; the others'
 // transfers stay intact and fast.
 func TestBadNeighbour(t *testing.T) {
+	longOnly(t)
 	announced := func(t *testing.T, p *testbed.Process, out *lines) {
 		out.await(t, "\n")
 	}

@@ -284,3 +284,12 @@ func combinations(t *testing.T, f func(t *testing.T, client, server bool)) {
 		}
 	}
 }
+
+// longOnly is for tests that take minutes, or depend so much on how busy the
+// machine is that they belong into runs that somebody watches: make soak.
+func longOnly(t *testing.T) {
+	t.Helper()
+	if long() == 0 {
+		t.Skipf("only with %s: make soak", longEnv)
+	}
+}

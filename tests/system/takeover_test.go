@@ -30,6 +30,7 @@ import (
 // poll() and epoll_wait(), while its connections are demoted from outside: the
 // daemon does it alone, and the peer is served.
 func TestStoppedProgramIsDemoted(t *testing.T) {
+	longOnly(t)
 	stops := span(40, 160) // of each kind of program
 	for _, mode := range [][]string{nil, {"--blocking"}} {
 		t.Run(strings.Join(append([]string{"streams"}, mode...), ""), func(t *testing.T) {
