@@ -15,9 +15,12 @@ import (
 )
 
 const (
-	fifo         = 1 // SCHED_FIFO
-	fifoPriority = 1 // the lowest that still goes first
-	nice         = -20
+	// SCHED_RR: threads of one priority take turns. Go's runtime spins while
+	// another thread sweeps; with SCHED_FIFO that one might never run again, nor
+	// anybody else on a machine whose processors all spin.
+	roundRobin = 2
+	priority   = 1 // the lowest that still goes first
+	nice       = -20
 )
 
 // Raise makes all threads of the process real-time, or as nice as can be where
@@ -55,7 +58,7 @@ func raiseAll(raised map[int]bool) error {
 }
 
 func raise(tid int) error {
-	attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: fifo, Priority: fifoPriority}
+	attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: roundRobin, Priority: priority}
 	err := unix.SchedSetAttr(tid, attr, 0)
 	if errors.Is(err, unix.EPERM) {
 		return unix.Setpriority(unix.PRIO_PROCESS, tid, nice)

@@ -31,7 +31,7 @@ func TestRaise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0); attr.Policy != fifo && (err != nil || prio != 40) {
+	if prio, err := unix.Getpriority(unix.PRIO_PROCESS, 0); attr.Policy != roundRobin && (err != nil || prio != 40) {
 		t.Errorf("policy %d, nice %d, %v", attr.Policy, 20-prio, err)
 	}
 }
