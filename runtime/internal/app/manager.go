@@ -152,8 +152,9 @@ func (m *Manager) deviceChanged(c datapath.Change) {
 }
 
 func (m *Manager) routesChanged() {
+	look := m.hops.NewLook()
 	for _, a := range m.list() {
-		a.pleaseDemote(abi.PathReasonRoute, (*handover.Slot).Rerouted)
+		a.pleaseDemote(abi.PathReasonRoute, func(s *handover.Slot) (uint32, bool) { return s.Rerouted(look) })
 	}
 }
 
@@ -255,9 +256,7 @@ func (m *Manager) await(s *control.Session) *App {
 			}
 			return m.register(s, &msg)
 		default:
-			if msg.Fd >= 0 {
-				unix.Close(msg.Fd)
-			}
+			msg.Close()
 			return nil
 		}
 	}

@@ -10,35 +10,56 @@ import (
 	"github.com/etran-go/etran/runtime/internal/handover"
 )
 
-// timerInterval is often enough for a user time-out of seconds and for what
-// happens behind the library's back, rare enough to cost nothing.
-const timerInterval = 1500 * time.Millisecond
+const (
+	// A program that has disconnected its socket keeps others from its
+	// addresses for so long.
+	timerInterval = 500 * time.Millisecond
+	// All else is looked at in one of so many turns: often enough for a user
+	// time-out of seconds, rare enough to cost nothing.
+	thoroughTurns = 3
+)
 
 // runTimers does the duties of the sleeping sockets' timers.
 func (m *Manager) runTimers(ctx context.Context) {
 	ticker := time.NewTicker(timerInterval)
 	defer ticker.Stop()
-	for {
+	for turn := 0; ; turn++ {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			for _, a := range m.list() {
-				// A program can make it last; the others do not wait.
-				if a.checking.CompareAndSwap(false, true) {
-					go func() {
-						defer a.checking.Store(false)
-						a.checkTimers(now)
-						a.audit()
-					}()
-				}
-			}
-			m.checkStrays()
-			for _, change := range m.path.CheckDevices(now) {
-				m.deviceChanged(change)
-			}
-			m.emptyRetired()
+			m.look(now, turn%thoroughTurns == 0)
 		}
+	}
+}
+
+func (m *Manager) look(now time.Time, thorough bool) {
+	for _, a := range m.list() {
+		// A program can make it last; the others do not wait.
+		if a.checking.CompareAndSwap(false, true) {
+			go func() {
+				defer a.checking.Store(false)
+				a.look(now, thorough)
+			}()
+		}
+	}
+	if !thorough {
+		return
+	}
+	m.checkStrays()
+	for _, change := range m.path.CheckDevices(now) {
+		m.deviceChanged(change)
+	}
+	m.emptyRetired()
+}
+
+func (a *App) look(now time.Time, thorough bool) {
+	for _, s := range a.activeSlots() {
+		s.CheckPeer()
+	}
+	if thorough {
+		a.checkTimers(now)
+		a.audit()
 	}
 }
 

@@ -17,17 +17,24 @@ import (
 // errForged means that a socket was connected to somewhere else meanwhile.
 var errForged = errors.New("the socket is another connection now")
 
+// same says whether the socket has the addresses that were observed; the error
+// means that it has none.
+func (s *Slot) same() (bool, error) {
+	local, remote, err := repair.Addresses(s.fd)
+	return local == s.sock.local && remote == s.sock.remote, err
+}
+
 // gone says that the socket is not the connection that was observed: it was
 // disconnected, and others may have its addresses now.
 func (s *Slot) gone() bool {
-	local, remote, err := repair.Addresses(s.fd)
-	return err != nil || local != s.sock.local || remote != s.sock.remote
+	same, err := s.same()
+	return err != nil || !same
 }
 
 // moved says that the socket is another connection.
 func (s *Slot) moved() bool {
-	local, remote, err := repair.Addresses(s.fd)
-	return err == nil && (local != s.sock.local || remote != s.sock.remote)
+	same, err := s.same()
+	return err == nil && !same
 }
 
 // forged is to be asked after repair mode. A socket in repair mode can be
@@ -42,10 +49,12 @@ func (s *Slot) forged() bool {
 	return true
 }
 
-// lose ends a fast connection whose socket has moved: segments for its old
-// addresses are the kernel's again at once.
-func (s *Slot) lose() {
-	const reason = abi.PathReasonNotEstablished
+// lostToOthers ends a fast connection whose socket has moved: segments for its
+// old addresses are the kernel's again at once. False: it has not.
+func (s *Slot) lostToOthers() bool {
+	if !s.moved() {
+		return false
+	}
 	conn := s.freeze()
 	s.removeFlow()
 	// The program may have made another use of the socket.
@@ -53,11 +62,8 @@ func (s *Slot) lose() {
 		s.env.Log.Debug("socket not woken", "slot", s.name(), "error", err)
 	}
 	s.asleep = nil
-	traffic := counters.Fast(&conn)
-	s.note.Reason = reason
-	s.note.Traffic.Add(traffic)
-	s.env.Counters.Demotions.Add(reason)
-	s.mem.SetReason(reason)
-	s.env.Counters.End(traffic)
+	s.account(&conn, abi.PathReasonNotEstablished)
+	s.env.Counters.End(counters.Fast(&conn))
 	s.setPhase(abi.PhaseDemoteFailed)
+	return true
 }

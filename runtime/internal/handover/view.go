@@ -91,12 +91,12 @@ func (s *Slot) OnDevice(ifindex int) (generation uint32, ok bool) {
 
 // Rerouted says whether the connection is fast and its route is not what it
 // was.
-func (s *Slot) Rerouted() (generation uint32, rerouted bool) {
+func (s *Slot) Rerouted(look *nexthop.Look) (generation uint32, rerouted bool) {
 	v := s.seen.Load()
 	if v.phase != abi.PhaseFast {
 		return 0, false
 	}
-	return v.generation, !s.env.Hops.Still(v.hop, v.sock.local.Addr(), v.sock.remote.Addr())
+	return v.generation, !look.Still(v.hop, v.sock.local.Addr(), v.sock.remote.Addr())
 }
 
 // closeSocket drops a descriptor of the program's socket. If it is the last

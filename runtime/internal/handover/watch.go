@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	abi "github.com/etran-go/etran/c-abi"
+	"github.com/etran-go/etran/runtime/internal/repair"
 )
 
 const (
@@ -54,6 +55,19 @@ func (s *Slot) OnKernel() bool {
 	return s.phase != abi.PhaseFast
 }
 
+// CheckPeer sees to a fast connection whose socket the program has disconnected,
+// or connected to somebody else: its segments would be kept from whoever has the
+// addresses now. One system call, as it is done often.
+func (s *Slot) CheckPeer() {
+	if !s.mu.TryLock() {
+		return
+	}
+	defer s.mu.Unlock()
+	if s.phase == abi.PhaseFast && repair.Peer(s.fd) != s.sock.remote && !s.lostToOthers() {
+		s.endedByOthers()
+	}
+}
+
 // Check does the duties of the sleeping socket's timers. It returns why the
 // connection should be demoted, or PathReasonOk.
 func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
@@ -62,10 +76,6 @@ func (s *Slot) Check(now time.Time) (generation uint32, reason abi.PathReason) {
 	}
 	defer s.mu.Unlock()
 	if s.phase != abi.PhaseFast {
-		return 0, abi.PathReasonOk
-	}
-	if s.moved() {
-		s.lose()
 		return 0, abi.PathReasonOk
 	}
 	if reason := s.endedByOthers(); reason != abi.PathReasonOk {

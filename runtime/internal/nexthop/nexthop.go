@@ -139,15 +139,32 @@ func (t *Table) Release(h Hop) {
 	}
 }
 
+// Look is one look at many connections' routes: it asks the kernel once for
+// each pair of addresses. Not for use by several goroutines.
+type Look struct {
+	table  *Table
+	routes map[[2]netip.Addr]key // the zero key: none that serves
+}
+
+// NewLook begins a look at the routes as they are now.
+func (t *Table) NewLook() *Look {
+	return &Look{table: t, routes: make(map[[2]netip.Addr]key)}
+}
+
 // Still says whether a connection's route is what it was when acquired.
-func (t *Table) Still(h Hop, local, remote netip.Addr) bool {
-	k, err := t.route(local, remote)
-	if err != nil {
-		return false
+func (l *Look) Still(h Hop, local, remote netip.Addr) bool {
+	pair := [2]netip.Addr{local, remote}
+	k, ok := l.routes[pair]
+	if !ok {
+		var err error
+		if k, err = l.table.route(local, remote); err != nil {
+			k = key{}
+		}
+		l.routes[pair] = k
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e, ok := t.entries[k]
+	l.table.mu.Lock()
+	defer l.table.mu.Unlock()
+	e, ok := l.table.entries[k]
 	return ok && e.index == h.Index && k.device == h.Device
 }
 

@@ -78,6 +78,18 @@ func neighbour(t *testing.T, link netlink.Link, ip, mac string) {
 	}
 }
 
+// served makes a device and a table that knows it.
+func served(t *testing.T) (netlink.Link, *written, *Table) {
+	t.Helper()
+	link := dummy(t)
+	w := &written{hops: map[uint32]abi.Hop{}}
+	table := NewTable(w.write)
+	if err := table.SetDevice(Device{link.Attrs().Index, 0, 1500, link.Attrs().HardwareAddr}); err != nil {
+		t.Fatal(err)
+	}
+	return link, w, table
+}
+
 func TestAcquire(t *testing.T) {
 	link := dummy(t)
 	w := &written{hops: map[uint32]abi.Hop{}}
@@ -107,7 +119,7 @@ func TestAcquire(t *testing.T) {
 	if again, err := table.Acquire(local, remote); err != nil || again != hop {
 		t.Errorf("second connection: %v %v", again, err)
 	}
-	if !table.Still(hop, local, remote) {
+	if !table.NewLook().Still(hop, local, remote) {
 		t.Error("route is said to have changed")
 	}
 	list, err := netlink.NeighList(link.Attrs().Index, unix.AF_INET)
@@ -117,12 +129,7 @@ func TestAcquire(t *testing.T) {
 }
 
 func TestNeighbourMoves(t *testing.T) {
-	link := dummy(t)
-	w := &written{hops: map[uint32]abi.Hop{}}
-	table := NewTable(w.write)
-	if err := table.SetDevice(Device{link.Attrs().Index, 0, 1500, link.Attrs().HardwareAddr}); err != nil {
-		t.Fatal(err)
-	}
+	link, w, table := served(t)
 	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:02")
 	hop, err := table.Acquire(netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.99.0.2"))
 	if err != nil {
@@ -175,12 +182,7 @@ func awaitMAC(t *testing.T, w *written, hop Hop, last byte) {
 // An entry that nobody uses is made true again when somebody does: nobody
 // looked after it meanwhile.
 func TestUnusedHopIsRenewed(t *testing.T) {
-	link := dummy(t)
-	w := &written{hops: map[uint32]abi.Hop{}}
-	table := NewTable(w.write)
-	if err := table.SetDevice(Device{link.Attrs().Index, 0, 1500, link.Attrs().HardwareAddr}); err != nil {
-		t.Fatal(err)
-	}
+	link, w, table := served(t)
 	local, remote := netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.99.0.2")
 	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:02")
 	first, err := table.Acquire(local, remote)
@@ -197,12 +199,7 @@ func TestUnusedHopIsRenewed(t *testing.T) {
 
 // Whatever a look-up depends on makes the daemon look again.
 func TestChangesOfRouting(t *testing.T) {
-	link := dummy(t)
-	w := &written{hops: map[uint32]abi.Hop{}}
-	table := NewTable(w.write)
-	if err := table.SetDevice(Device{link.Attrs().Index, 0, 1500, link.Attrs().HardwareAddr}); err != nil {
-		t.Fatal(err)
-	}
+	link, _, table := served(t)
 	neighbour(t, link, "10.99.0.2", "02:00:00:00:00:02")
 	neighbour(t, link, "10.99.0.3", "02:00:00:00:00:03")
 	local, remote := netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.55.0.9")
@@ -218,7 +215,7 @@ func TestChangesOfRouting(t *testing.T) {
 		t.Fatal(err)
 	}
 	looks := make(chan bool, 1000)
-	watch(t, table, func() { looks <- table.Still(hop, local, remote) })
+	watch(t, table, func() { looks <- table.NewLook().Still(hop, local, remote) })
 	expect := func(what string, want bool) {
 		t.Helper()
 		for deadline := time.After(3 * time.Second); ; {

@@ -147,7 +147,7 @@ static uint64_t stale_tuple(struct hostile *h)
 		}
 		getsockname(c.fd, (void *)&us, &size);
 		connect(c.fd, &none, sizeof(none));
-		usleep(700000); /* the daemon looks twice a second */
+		usleep(700000); /* the daemon looks at its peer twice a second */
 		heir = dial(h, us.sin_port);
 		if (heir < 0 || !echo(heir, 100))
 			broken("addresses of a connection that has ended are dead (%s)",
