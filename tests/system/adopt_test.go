@@ -280,11 +280,9 @@ func dieAt(t *testing.T, tb *testbed.Testbed, path string, points []string) {
 		more = []string{"--blocking"}
 	}
 	s := stream(t, tb, more...)
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		switchAtRandom(t.Context(), tb, stop)
-	}()
+	// Promotions of what sends as much as it can are given up now and then.
+	bulk := startStreams(t, tb, streamEnds{client: true, server: true, port: 7001}, "--connections", "2")
+	endSwitching := startSwitching(t, tb)
 	for i, point := range points {
 		h := []*testbed.Host{tb.A, tb.B}[i%2]
 		if err := h.StopDaemon(syscall.SIGUSR2); err != nil {
@@ -307,8 +305,9 @@ func dieAt(t *testing.T, tb *testbed.Testbed, path string, points []string) {
 		}
 		t.Logf("%s: %+v", point, stats(t, h).Adopted)
 	}
-	close(stop)
-	<-done
+	endSwitching()
+	bulk.stop()
+	bulk.finish(t)
 	client := s.check(t)
 	t.Logf("longest gap per connection: p50 %.0f p99 %.0f max %.0f µs", client.StallUs.P50, client.StallUs.P99, client.StallUs.Max)
 }
