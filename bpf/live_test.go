@@ -298,13 +298,9 @@ func (x *xskSocket) next(t *testing.T, n uint32) (abi.RxMeta, []byte) {
 	return meta, x.umem[desc.Addr : desc.Addr+uint64(desc.Len)]
 }
 
-func TestWireToSocket(t *testing.T) {
-	l := active(t, nil)
-	trace(t, l)
-	x := openXSK(t, l.ifindex, true)
-	if err := l.SetXsk(app, ringNo, x.fd); err != nil {
-		t.Fatal(err)
-	}
+// fromWire has a segment arrive, and checks it as it comes out of the socket.
+func fromWire(t *testing.T, l *lab, x *xskSocket) {
+	t.Helper()
 	attach(t, l.Ingress, l.ifindex)
 	wire := packetSocket(t, ifindexOf(t, "w1"))
 	seg := data(3)
@@ -316,6 +312,16 @@ func TestWireToSocket(t *testing.T) {
 	if meta != want || string(frame) != string(seg.frame()) {
 		t.Errorf("metadata %+v, frame % x", meta, frame)
 	}
+}
+
+func TestWireToSocket(t *testing.T) {
+	l := active(t, nil)
+	trace(t, l)
+	x := openXSK(t, l.ifindex, true)
+	if err := l.SetXsk(app, ringNo, x.fd); err != nil {
+		t.Fatal(err)
+	}
+	fromWire(t, l, x)
 	if r := l.ring(t, ringNo); r.Delivered != 1 || r.Refused != 0 {
 		t.Errorf("ring %+v", r)
 	}

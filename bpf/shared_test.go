@@ -166,17 +166,7 @@ func TestSetRing(t *testing.T) {
 // Frame and metadata survive the hop.
 func TestWireToSharedRing(t *testing.T) {
 	l, x := shared(t, true)
-	attach(t, l.Ingress, l.ifindex)
-	wire := packetSocket(t, ifindexOf(t, "w1"))
-	seg := data(3)
-	if _, err := unix.Write(wire, seg.frame()); err != nil {
-		t.Fatal(err)
-	}
-	meta, frame := x.next(t, 0)
-	want := abi.RxMeta{Slot: slot, Kind: uint16(abi.RxKindData), Generation: connGen, Offset: 66, Length: 3, Seq: 1000}
-	if meta != want || string(frame) != string(seg.frame()) {
-		t.Errorf("metadata %+v, frame % x", meta, frame)
-	}
+	fromWire(t, l, x)
 	if r := l.ring(t, abi.SharedRing); r.Delivered != 1 || r.Refused != 0 || l.words(t, abi.SharedRing).Relayed != 1 {
 		t.Errorf("ring %+v, words %+v", r, l.words(t, abi.SharedRing))
 	}

@@ -128,16 +128,17 @@ static int await_registered(int sock, bool resuming)
 	struct pollfd p = {.fd = sock, .events = POLLIN};
 	const struct timespec limit = {.tv_sec = 2};
 	int fds[ET_CONTROL_MAX_FDS], n = ET_CONTROL_MAX_FDS;
+	bool registered;
 	long got;
 
 	if (et_sys_ppoll(&p, 1, &limit) <= 0)
 		return -ETIMEDOUT;
 	got = et_control_recv(sock, &m, sizeof(m), fds, &n);
-	if (got > 0 && n == 3 && !resuming &&
-	    et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED))
+	registered =
+		got > 0 && et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED);
+	if (registered && n == 3 && !resuming)
 		return attach(sock, &m, fds);
-	if (got > 0 && n == 0 && resuming &&
-	    et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED)) {
+	if (registered && n == 0 && resuming) {
 		bring_up(sock, &m);
 		et_conn_resay();
 		et_wake_all();

@@ -335,9 +335,7 @@ func TestChildOfAKilledProgram(t *testing.T) {
 	const connections, childBytes = 3, 100000
 	tb := testbed.ForTest(t, testbed.Options{})
 	for range span(3, 10) {
-		sink := newSink(t, tb.B, sinkPort, connections)
-		d := startDoomed(t, tb.A, sinkPort, connections, "fork")
-		urgeFast(t, tb.A, d.Pid(), connections)
+		sink, d := fastDoomed(t, tb, connections, "fork")
 		if err := d.Signal(syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
@@ -356,14 +354,22 @@ func TestChildOfAKilledProgram(t *testing.T) {
 	}
 }
 
+// fastDoomed starts a program on host A that is about to get into trouble, with
+// all its connections on the fast path to the sink on host B.
+func fastDoomed(t *testing.T, tb *testbed.Testbed, connections int, action string) (*sink, *doomed) {
+	t.Helper()
+	sink := newSink(t, tb.B, sinkPort, connections)
+	d := startDoomed(t, tb.A, sinkPort, connections, action)
+	urgeFast(t, tb.A, d.Pid(), connections)
+	return sink, d
+}
+
 // Sockets closed by a raw system call, unseen: the peer sees the end of the
 // stream soon after.
 func TestClosesThatBypassTheLibrary(t *testing.T) {
 	const connections = 4
 	tb := testbed.ForTest(t, testbed.Options{})
-	sink := newSink(t, tb.B, sinkPort, connections)
-	d := startDoomed(t, tb.A, sinkPort, connections, "raw")
-	urgeFast(t, tb.A, d.Pid(), connections)
+	sink, d := fastDoomed(t, tb, connections, "raw")
 	if err := d.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
@@ -387,9 +393,7 @@ func TestClosesThatBypassTheLibrary(t *testing.T) {
 func TestDestroyedSocket(t *testing.T) {
 	const connections = 2
 	tb := testbed.ForTest(t, testbed.Options{})
-	sink := newSink(t, tb.B, sinkPort, connections)
-	d := startDoomed(t, tb.A, sinkPort, connections, "none")
-	urgeFast(t, tb.A, d.Pid(), connections)
+	sink, d := fastDoomed(t, tb, connections, "none")
 	list, err := tb.A.Admin().SS(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -426,9 +430,7 @@ func TestDestroyedSocket(t *testing.T) {
 func TestDaemonStopsBesideAStoppedProgram(t *testing.T) {
 	const connections = 8
 	tb := testbed.ForTest(t, testbed.Options{})
-	sink := newSink(t, tb.B, sinkPort, connections)
-	d := startDoomed(t, tb.A, sinkPort, connections, "none")
-	urgeFast(t, tb.A, d.Pid(), connections)
+	sink, d := fastDoomed(t, tb, connections, "none")
 	if err := d.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -184,16 +184,12 @@ func (a *App) handleSlot(msg control.Message) {
 	index := msg.Slot.Slot
 	if index < abi.FirstSlot || index >= uint32(abi.FirstSlot+a.m.cfg.Policy.MaxConns) {
 		a.m.log.Debug("program names no slot", "app", a.id, "slot", index)
-		if msg.Fd >= 0 {
-			unix.Close(msg.Fd)
-		}
+		msg.Close()
 		return
 	}
 	slot := a.slot(index)
 	if slot == nil {
-		if msg.Fd >= 0 {
-			unix.Close(msg.Fd)
-		}
+		msg.Close()
 		return
 	}
 	job := func() {
@@ -207,9 +203,7 @@ func (a *App) handleSlot(msg control.Message) {
 	// keeps the program waiting: it is done here and now.
 	if !a.order[index].do(job, msg.Type == abi.MsgTypeObserve) {
 		a.m.log.Debug("program sends more than it may", "app", a.id, "slot", index)
-		if msg.Fd >= 0 {
-			unix.Close(msg.Fd)
-		}
+		msg.Close()
 	}
 }
 

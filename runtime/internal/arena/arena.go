@@ -187,16 +187,15 @@ type Data struct {
 	Unread []byte
 }
 
-// Start fills the words and buffers of a connection about to become fast. The
-// buffers must have room for the data.
-func (s Slot) Start(c Constants, d Data) {
+// Start tells the constants of a connection about to become fast.
+func (s Slot) Start(c Constants) {
 	w := s.aconn()
 	w.Mss, w.RcvWindow = c.Mss, c.RcvWindow
 	w.Keepalive, w.UserTimeout = c.Keepalive, c.UserTimeout
-	s.Fill(d)
 }
 
-// Fill is the part of Start that stores the octets.
+// Fill fills the words and buffers of a connection about to become fast. The
+// buffers must have room for the data.
 func (s Slot) Fill(d Data) {
 	w := s.aconn()
 	w.Snd.Base, w.Snd.Una, w.Snd.Nxt = d.SndUna, d.SndUna, d.SndNxt

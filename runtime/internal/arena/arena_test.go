@@ -101,8 +101,8 @@ func TestPhaseWaits(t *testing.T) {
 func TestStartAndWords(t *testing.T) {
 	s := newArena(t).Slot(1023)
 	s.Claim(7, 2)
-	s.Start(Constants{Mss: 1448, RcvWindow: 65536, Keepalive: 1, UserTimeout: 9},
-		Data{SndUna: 100, SndNxt: 100, RcvNxt: 0xfffffff0})
+	s.Start(Constants{Mss: 1448, RcvWindow: 65536, Keepalive: 1, UserTimeout: 9})
+	s.Fill(Data{SndUna: 100, SndNxt: 100, RcvNxt: 0xfffffff0})
 	w := s.Words()
 	if w.Snd != (SndWords{100, 100, 100, 100}) || w.Rcv != (RcvWords{Base: 0xfffffff0, Read: 0xfffffff0, Nxt: 0xfffffff0}) ||
 		w.Keepalive != 1 || w.UserTimeout != 9 {

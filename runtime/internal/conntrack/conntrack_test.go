@@ -47,33 +47,10 @@ func TestUntrackedConnection(t *testing.T) {
 	}
 }
 
-const established, short = 3, 60
-
-// track makes an entry by hand; it stands for one that a firewall rule made.
-func track(t *testing.T, from, to, replyFrom, replyTo netip.AddrPort) {
-	t.Helper()
-	testnet.Require(t)
-	tuple := func(from, to netip.AddrPort) netlink.IPTuple {
-		return netlink.IPTuple{SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice(),
-			SrcPort: from.Port(), DstPort: to.Port(), Protocol: unix.IPPROTO_TCP}
-	}
-	err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{
-		FamilyType: unix.AF_INET, Forward: tuple(from, to), Reverse: tuple(replyFrom, replyTo),
-		ProtoInfo: &netlink.ProtoInfoTCP{State: established}, TimeOut: short})
-	if err != nil {
-		t.Skipf("no connection tracking on this kernel: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // Whoever of both ends opened it: the entry is found from either side.
 func TestTrackedConnection(t *testing.T) {
 	local, remote := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:4000")
-	track(t, remote, local, local, remote)
+	testnet.Track(t, remote, local, local, remote)
 	for _, ends := range [][2]netip.AddrPort{{local, remote}, {remote, local}} {
 		expect := func(when string, want Entry) {
 			t.Helper()
@@ -109,7 +86,7 @@ func TestTranslatedConnection(t *testing.T) {
 		"source port": {server, netip.MustParseAddrPort("192.0.2.2:4001")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			track(t, client, server, reply[0], reply[1])
+			testnet.Track(t, client, server, reply[0], reply[1])
 			// Each end asks by the addresses that its own socket has.
 			for _, ends := range [][2]netip.AddrPort{{client, server}, reply} {
 				if e, err := Find(ends[0], ends[1]); err != nil || !e.Translated {

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	abi "github.com/etran-go/etran/c-abi"
 )
 
@@ -24,6 +26,13 @@ type Message struct {
 	// Slot is filled for messages about a slot, Register for REGISTER.
 	Slot     abi.MsgSlot
 	Register abi.MsgRegister
+}
+
+// Close closes the descriptor of a message that nobody takes up.
+func (m *Message) Close() {
+	if m.Fd >= 0 {
+		unix.Close(m.Fd)
+	}
 }
 
 // Comm is the program's name for tools.

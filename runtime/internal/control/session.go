@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/etran-go/etran/runtime/internal/scm"
 )
 
 // SocketName is the control socket in the run directory.
@@ -154,8 +156,10 @@ func (s *Session) Receive() (Message, error) {
 	if err != nil {
 		return Message{Fd: -1}, fmt.Errorf("receive control message: %w", err)
 	}
-	fds, err := descriptors(oob[:oobn])
-	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+	fds, err := scm.Descriptors(oob[:oobn])
+	if err != nil {
+		err = fmt.Errorf("%w: %w", err, ErrProtocol)
+	} else if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		err = fmt.Errorf("message too long: %w", ErrProtocol)
 	}
 	m := Message{Fd: -1}
@@ -163,34 +167,9 @@ func (s *Session) Receive() (Message, error) {
 		m, err = Decode(packet[:n], fds)
 	}
 	if err != nil {
-		closeAll(fds)
+		scm.Close(fds)
 	}
 	return m, err
-}
-
-func descriptors(oob []byte) ([]int, error) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, fmt.Errorf("ancillary data: %w: %w", err, ErrProtocol)
-	}
-	var all []int
-	for i := range messages {
-		if messages[i].Header.Type != unix.SCM_RIGHTS {
-			continue
-		}
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			return all, fmt.Errorf("descriptors: %w: %w", err, ErrProtocol)
-		}
-		all = append(all, fds...)
-	}
-	return all, nil
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
 }
 
 // Send sends a message, never waiting for a program that does not read. The

@@ -282,7 +282,7 @@ func (d *DataPath) Dismiss(ifindex int) {
 		if dev.Ifindex != ifindex {
 			continue
 		}
-		if err := errors.Join(dev.link.Unpin(), detach(dev.link)); err != nil {
+		if err := dev.release(); err != nil {
 			d.log.Warn("device not given up wholly", "device", dev.Name, "error", err)
 		}
 		d.retired = slices.Delete(d.retired, i, i+1)

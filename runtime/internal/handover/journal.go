@@ -106,13 +106,13 @@ func (s *Slot) saveDump(dump *repair.State) {
 	s.save()
 }
 
-// saveQueues puts the octets of the socket's queues where they survive the
-// daemon, before they are taken out of the socket.
+// saveQueues puts the octets of the socket's queues into the library's buffers,
+// where they survive the daemon, before they are taken out of the socket.
 func (s *Slot) saveQueues(dump *repair.State, q *repair.Queues) {
+	s.mem.Fill(data(dump, q))
 	if q.Empty() {
 		return
 	}
-	s.mem.Fill(data(dump, q))
 	s.entry.Queues = &lengths{len(q.Unread), len(q.InFlight), len(q.Unsent)}
 	s.save()
 	die.At("switch-queues")

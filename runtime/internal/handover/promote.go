@@ -102,7 +102,7 @@ func (s *Slot) promote() abi.PathReason {
 	return s.activate(dump, &queues)
 }
 
-// takeQueues copies what the kernel socket has, for the library's buffers. If
+// takeQueues copies what the kernel socket has into the library's buffers. If
 // there is unacknowledged data, the socket is emptied too: with any, its timers
 // would run on. Unread octets alone stay until activate has stored them.
 func (s *Slot) takeQueues(dump *repair.State, unread int) (q repair.Queues, reason abi.PathReason) {
@@ -186,7 +186,8 @@ func (s *Slot) agree(seenEnd seq.Num) (*repair.State, abi.PathReason) {
 // since the dump by a way that XDP does not see.
 func (s *Slot) sleepAfter(dump *repair.State) abi.PathReason {
 	var err error
-	if s.asleep, err = putToSleep(s.fd, s.env.Sockets.DropFilter()); err != nil {
+	s.asleep, err = putToSleep(s.fd, s.env.Sockets.DropFilter(), s.entry.Keepalive, s.entry.UserTimeout)
+	if err != nil {
 		return s.failed(err)
 	}
 	info, err := repair.ReadInfo(s.fd)
@@ -202,7 +203,7 @@ func (s *Slot) sleepAfter(dump *repair.State) abi.PathReason {
 	return abi.PathReasonOk
 }
 
-// activate fills record and arena, and starts the fast path. Unread octets
+// activate fills the record and starts the fast path. Unread octets
 // leave the kernel's queue only when the arena has them: a promoted connection
 // never has any there.
 func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
@@ -217,7 +218,7 @@ func (s *Slot) activate(dump *repair.State, q *repair.Queues) abi.PathReason {
 	s.mem.Start(arena.Constants{
 		Mss: uint32(record.Mss), RcvWindow: window,
 		Keepalive: uint32(s.asleep.keepalive), UserTimeout: uint32(s.asleep.userTimeout),
-	}, data(dump, q))
+	})
 	if len(q.InFlight)+len(q.Unsent) == 0 {
 		if err := s.consume(&record, len(q.Unread)); err != nil {
 			return s.undo(dump, q, err)
@@ -274,13 +275,7 @@ func (s *Slot) undo(dump *repair.State, q *repair.Queues, cause error) abi.PathR
 
 // planBack is the plan for a socket as it was when it was dumped.
 func (s *Slot) planBack(dump *repair.State, q *repair.Queues) *repair.Plan {
-	return &repair.Plan{
-		Local: s.sock.local, Remote: s.sock.remote, Options: dump.Options, TSOffset: dump.TSOffset,
-		RcvNxt: dump.RcvNxt, Unread: q.Unread,
-		RightEdge: seq.Num(dump.Window.RcvWup + dump.Window.RcvWnd),
-		SndUna:    q.SndUna(dump), InFlight: q.InFlight, Unsent: q.Unsent,
-		SndWnd: dump.Window.SndWnd, MaxWnd: dump.Window.MaxWindow,
-	}
+	return dump.Plan(s.sock.local, s.sock.remote, q)
 }
 
 func (s *Slot) fillRecord(c *abi.Conn, d *repair.State, q *repair.Queues) error {

@@ -41,18 +41,11 @@ func (s *sleeper) open(fd int) error {
 	return nil
 }
 
-// putToSleep makes the socket inert. The filter is a program that drops
-// everything without an answer: the peer just sends again. After an error,
-// wakeUp undoes what was done.
-func putToSleep(fd, dropAll int) (*sleeper, error) {
-	s := new(sleeper)
-	var err error
-	if s.keepalive, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE); err != nil {
-		return s, fmt.Errorf("read SO_KEEPALIVE: %w", err)
-	}
-	if s.userTimeout, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil {
-		return s, fmt.Errorf("read TCP_USER_TIMEOUT: %w", err)
-	}
+// putToSleep makes a socket with these options inert. The filter is a program
+// that drops everything without an answer: the peer just sends again. After an
+// error, wakeUp undoes what was done.
+func putToSleep(fd, dropAll, keepalive, userTimeout int) (*sleeper, error) {
+	s := &sleeper{keepalive: keepalive, userTimeout: userTimeout}
 	// An acknowledgement that the kernel puts off would be sent later, with
 	// numbers of the past. Even values leave the socket putting them off.
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 2); err != nil {

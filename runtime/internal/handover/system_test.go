@@ -467,15 +467,22 @@ func TestCancelAndRequestsOutOfPlace(t *testing.T) {
 	exchange(t, ours, peer, 500)
 }
 
-// A library whose words make no sense loses its own octets, not the daemon.
-func TestNonsenseInTheArena(t *testing.T) {
+// fastConn makes a host with a program that has one connection, on the fast path.
+func fastConn(t *testing.T, slot uint32) (*host, *library, *conn, *raw, *net.TCPConn) {
+	t.Helper()
 	h := newHost(t)
 	l := newLibrary(t, h.runDir)
 	ours, peer := h.dial(t, false)
 	exchange(t, ours, peer, 100)
-	c := l.conn(61, ours)
+	c := l.conn(slot, ours)
 	promote(t, l, c, ours, peer)
 	fastExchange(t, c, peer, 500)
+	return h, l, c, ours, peer
+}
+
+// A library whose words make no sense loses its own octets, not the daemon.
+func TestNonsenseInTheArena(t *testing.T) {
+	_, _, c, ours, peer := fastConn(t, 61)
 	c.a.Rcv.Nxt += 1 << 20
 	c.a.Rcv.Read -= 1 << 30
 	c.a.Snd.End -= 77
@@ -531,13 +538,7 @@ func TestSocketSleepsAndWakes(t *testing.T) {
 
 // The daemon stops although the program does not answer.
 func TestStopDemotesWithoutTheProgram(t *testing.T) {
-	h := newHost(t)
-	l := newLibrary(t, h.runDir)
-	ours, peer := h.dial(t, false)
-	exchange(t, ours, peer, 100)
-	c := l.conn(63, ours)
-	promote(t, l, c, ours, peer)
-	fastExchange(t, c, peer, 500)
+	h, _, c, ours, peer := fastConn(t, 63)
 	lost := random(3000)
 	c.write(lost[:2000])
 	c.queue(lost[2000:])
@@ -565,13 +566,7 @@ func nineSegments(t *testing.T, l *library, peer *net.TCPConn) []byte {
 // What the rings hold when the daemon takes over is in the kernel's queue
 // afterwards.
 func TestTakeoverTakesTheRings(t *testing.T) {
-	h := newHost(t)
-	l := newLibrary(t, h.runDir)
-	ours, peer := h.dial(t, false)
-	exchange(t, ours, peer, 100)
-	c := l.conn(66, ours)
-	promote(t, l, c, ours, peer)
-	fastExchange(t, c, peer, 500)
+	h, l, c, ours, peer := fastConn(t, 66)
 	data := nineSegments(t, l, peer)
 	if errno := askForeign(t, h, c.fd); errno != 0 { // the program does not answer
 		t.Fatal(errno)

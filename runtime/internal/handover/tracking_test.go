@@ -7,34 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	abi "github.com/etran-go/etran/c-abi"
 	"github.com/etran-go/etran/runtime/internal/conntrack"
+	"github.com/etran-go/etran/runtime/internal/testnet"
 )
-
-// trackBy makes a connection tracking entry, as a firewall rule would; replies
-// is where answers come from.
-func trackBy(t *testing.T, local, remote, replies netip.AddrPort) {
-	t.Helper()
-	tuple := func(from, to netip.AddrPort) netlink.IPTuple {
-		return netlink.IPTuple{SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice(),
-			SrcPort: from.Port(), DstPort: to.Port(), Protocol: unix.IPPROTO_TCP}
-	}
-	const established, short = 3, 60
-	err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{
-		FamilyType: unix.AF_INET, Forward: tuple(local, remote), Reverse: tuple(replies, local),
-		ProtoInfo: &netlink.ProtoInfoTCP{State: established}, TimeOut: short})
-	if err != nil {
-		t.Skipf("no connection tracking on this kernel: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
-			t.Error(err)
-		}
-	})
-}
 
 // Window checks are off from OBSERVE on; they are on again if the switch does
 // not come, and stay off once segments went by unseen.
@@ -45,7 +21,7 @@ func TestTrackingIsRelaxedAndRestored(t *testing.T) {
 	exchange(t, ours, peer, 100)
 	local := netip.MustParseAddrPort(ours.local)
 	remote := netip.MustParseAddrPort(peer.LocalAddr().String())
-	trackBy(t, local, remote, remote)
+	testnet.Track(t, local, remote, remote, local)
 	expect := func(when string, liberal bool) {
 		t.Helper()
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -91,7 +67,8 @@ func TestTranslatedConnectionIsRefused(t *testing.T) {
 	ours, peer := h.dial(t, false)
 	exchange(t, ours, peer, 100)
 	remote := netip.MustParseAddrPort(peer.LocalAddr().String())
-	trackBy(t, netip.MustParseAddrPort(ours.local), remote, netip.MustParseAddrPort("10.66.0.3:80"))
+	local := netip.MustParseAddrPort(ours.local)
+	testnet.Track(t, local, remote, netip.MustParseAddrPort("10.66.0.3:80"), local)
 	c := l.conn(60, ours)
 	if p := c.observe(); p != abi.PhaseRefused || abi.PathReason(c.a.Reason) != abi.PathReasonNat {
 		t.Errorf("phase %d, %v", p, abi.PathReason(c.a.Reason))

@@ -16,9 +16,10 @@ package keeper
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/etran-go/etran/runtime/internal/scm"
 )
 
 // Name is the keeper's argv[0]: the same program as the daemon, with another
@@ -48,9 +49,7 @@ type Item struct {
 
 // Close closes the item's descriptors.
 func (i *Item) Close() {
-	for _, fd := range i.Fds {
-		unix.Close(fd)
-	}
+	scm.Close(i.Fds)
 	i.Fds = nil
 }
 
@@ -129,7 +128,7 @@ func receive(fd, flags int) (op byte, item Item, err error) {
 	if err != nil {
 		return 0, item, err
 	}
-	fds, err := descriptors(oob[:oobn])
+	fds, err := scm.Descriptors(oob[:oobn])
 	if err == nil && got&unix.MSG_TRUNC != 0 {
 		err = errPacket
 	}
@@ -137,30 +136,11 @@ func receive(fd, flags int) (op byte, item Item, err error) {
 		op, item, err = decode(p[:n])
 	}
 	if err != nil {
-		(&Item{Fds: fds}).Close()
+		scm.Close(fds)
 		return 0, item, err
 	}
 	// Fewer than were sent if the process has no room for more: whoever
 	// adopts the item sees that they are missing.
 	item.Fds = fds
 	return op, item, nil
-}
-
-func descriptors(oob []byte) ([]int, error) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, fmt.Errorf("ancillary data: %w", err)
-	}
-	var all []int
-	for i := range messages {
-		if messages[i].Header.Type != unix.SCM_RIGHTS {
-			continue
-		}
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			return all, fmt.Errorf("descriptors: %w", err)
-		}
-		all = append(all, fds...)
-	}
-	return all, nil
 }

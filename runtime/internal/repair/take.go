@@ -26,6 +26,16 @@ func (q *Queues) SndNxt(d *State) seq.Num { return d.WriteSeq.Add(-len(q.Unsent)
 // Empty says whether the socket had nothing.
 func (q *Queues) Empty() bool { return len(q.Unread)+len(q.InFlight)+len(q.Unsent) == 0 }
 
+// Plan is the plan for a socket as it was when it was dumped, with these queues.
+func (d *State) Plan(local, remote netip.AddrPort, q *Queues) *Plan {
+	return &Plan{
+		Local: local, Remote: remote, Options: d.Options, TSOffset: d.TSOffset,
+		RcvNxt: d.RcvNxt, Unread: q.Unread, RightEdge: d.RightEdge(),
+		SndUna: q.SndUna(d), InFlight: q.InFlight, Unsent: q.Unsent,
+		SndWnd: d.Window.SndWnd, MaxWnd: d.Window.MaxWindow,
+	}
+}
+
 // Take reads the socket's queues and rebuilds it without them, so that none of
 // its timers has a reason to run. Before that keep is called, to put the octets
 // where they survive this process. unread and unacked are the most octets that
@@ -43,12 +53,7 @@ func Take(fd int, local, remote netip.AddrPort, d *State, unread, unacked int, k
 		return q, false, leaveAfter(fd, reuse, err)
 	}
 	keep(&q)
-	p := Plan{
-		Local: local, Remote: remote, Options: d.Options, TSOffset: d.TSOffset,
-		RcvNxt: d.RcvNxt, RightEdge: d.RightEdge(),
-		SndUna: d.WriteSeq, SndWnd: d.Window.SndWnd, MaxWnd: d.Window.MaxWindow,
-	}
-	if err := p.rebuild(fd); err != nil {
+	if err := d.Plan(local, remote, &Queues{}).rebuild(fd); err != nil {
 		return q, true, err
 	}
 	return q, true, Leave(fd, false, reuse)

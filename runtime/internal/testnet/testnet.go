@@ -5,11 +5,13 @@ package testnet
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,4 +47,27 @@ func Require(t *testing.T) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Track makes a connection tracking entry by hand, that of a connection for a
+// minute; it stands for one that a firewall rule made.
+func Track(t *testing.T, from, to, replyFrom, replyTo netip.AddrPort) {
+	t.Helper()
+	Require(t)
+	const established, short = 3, 60
+	tuple := func(from, to netip.AddrPort) netlink.IPTuple {
+		return netlink.IPTuple{SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice(),
+			SrcPort: from.Port(), DstPort: to.Port(), Protocol: unix.IPPROTO_TCP}
+	}
+	err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{
+		FamilyType: unix.AF_INET, Forward: tuple(from, to), Reverse: tuple(replyFrom, replyTo),
+		ProtoInfo: &netlink.ProtoInfoTCP{State: established}, TimeOut: short})
+	if err != nil {
+		t.Skipf("no connection tracking on this kernel: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+			t.Error(err)
+		}
+	})
 }
