@@ -134,8 +134,7 @@ static int await_registered(int sock, bool resuming)
 	if (et_sys_ppoll(&p, 1, &limit) <= 0)
 		return -ETIMEDOUT;
 	got = et_control_recv(sock, &m, sizeof(m), fds, &n);
-	registered =
-		got > 0 && et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED);
+	registered = got > 0 && et_control_valid(&m, (size_t)got, sizeof(m), ETRAN_MSG_REGISTERED);
 	if (registered && n == 3 && !resuming)
 		return attach(sock, &m, fds);
 	if (registered && n == 0 && resuming) {
