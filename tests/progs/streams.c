@@ -12,7 +12,8 @@
  *
  * The stall of a connection is the longest time between two receptions; what
  * a switch between two paths costs shows there. With --rate it is known when a
- * piece should have come: how much later each came is counted in a histogram.
+ * piece should have come, if each is one segment (--piece): those that came
+ * late are listed, with the client's port, the time and by how much.
  *
  * SIGUSR1 ends the sending early.
  *
@@ -25,7 +26,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -42,10 +42,8 @@
 #include "pattern.h"
 
 #define CHUNK 65536
-/* Lateness histogram: so many buckets per factor of two, from 2^7 us on. */
-#define LATE_STEPS 8
-#define LATE_FIRST_US 128.0
-#define LATE_BUCKETS (18 * LATE_STEPS)
+#define LATE_NS 500000
+#define MAX_LATE 200000
 #define CONNECT_PATIENCE_NS 5000000000u
 #define HELLO_MAGIC 0x6574737472656d31u /* "etstrem1" */
 
@@ -82,6 +80,7 @@ struct stream {
 	uint64_t last_received; /* bytes */
 	uint64_t longest_gap_ns;
 	atomic_bool out_done, in_done;
+	uint16_t port;   /* the client's */
 	bool wants_out;  /* registered for EPOLLOUT */
 	uint64_t due_ns; /* when the rate allows the next piece */
 };
@@ -97,7 +96,11 @@ static struct options opt = {
 static uint64_t started_ns;
 static atomic_ullong progress; /* bytes moved; tells whether something moves */
 static atomic_uint mismatches, errors, open_streams;
-static atomic_ullong late[LATE_BUCKETS];
+static struct late {
+	uint16_t port;
+	uint64_t at_ns, by_ns;
+} late[MAX_LATE];
+static atomic_uint late_count;
 static atomic_bool stopped; /* by SIGUSR1 */
 
 /* A thread of its own takes the signal: it interrupts no call. */
@@ -175,12 +178,14 @@ static void report_mismatch(struct stream *s, const char *got, const char *expec
 /* The sender waits after a piece for as long as the rate gives its bytes. */
 static void note_lateness(const struct stream *s, uint64_t gap_ns)
 {
-	double due_us = (double)s->last_received * 1e6 / (double)opt.rate;
-	double us = (double)gap_ns / 1e3 - due_us;
-	int bucket = us < LATE_FIRST_US ? -1 : (int)(log2(us / LATE_FIRST_US) * LATE_STEPS);
+	uint64_t due_ns = (uint64_t)((double)s->last_received * 1e9 / (double)opt.rate);
+	unsigned int i;
 
-	if (bucket >= 0)
-		late[bucket < LATE_BUCKETS ? bucket : LATE_BUCKETS - 1]++;
+	if (gap_ns < due_ns + LATE_NS)
+		return;
+	i = atomic_fetch_add(&late_count, 1);
+	if (i < MAX_LATE)
+		late[i] = (struct late){s->port, s->last_received_ns + gap_ns, gap_ns - due_ns};
 }
 
 static void note_reception(struct stream *s, uint64_t n)
@@ -220,6 +225,18 @@ static void derive_seeds(struct stream *s, uint64_t seed)
 	s->random = pattern_mix(seed + opt.server);
 	s->out_seed = opt.server ? to_client : to_server;
 	s->in_seed = opt.server ? to_server : to_client;
+}
+
+static bool learn_port(struct stream *s)
+{
+	struct sockaddr_in client;
+	socklen_t n = sizeof(client);
+
+	if (opt.server ? getpeername(s->fd, (struct sockaddr *)&client, &n)
+		       : getsockname(s->fd, (struct sockaddr *)&client, &n))
+		return false;
+	s->port = ntohs(client.sin_port);
+	return true;
 }
 
 static struct sockaddr_in address(void)
@@ -302,7 +319,7 @@ static bool open_all(struct stream *streams)
 	for (unsigned int i = 0; i < opt.connections; i++) {
 		streams[i].index = i;
 		if ((opt.server ? accept_one(&streams[i], listener) : connect_one(&streams[i])) &&
-		    set_pace(&streams[i]))
+		    learn_port(&streams[i]) && set_pace(&streams[i]))
 			continue;
 		fprintf(stderr, "streams: %s connection %u, %s:%u: %s\n",
 			opt.server ? "accepting" : "making", i, opt.host, opt.port,
@@ -534,18 +551,12 @@ static int compare_gaps(const void *a, const void *b)
 	return x->longest_gap_ns < y->longest_gap_ns ? -1 : x->longest_gap_ns > y->longest_gap_ns;
 }
 
-/* How many pieces came at least so many microseconds late: [us, count] pairs. */
 static void report_lateness(void)
 {
-	const char *comma = "";
-
-	for (int i = 0; i < LATE_BUCKETS; i++) {
-		if (!late[i])
-			continue;
-		printf("%s[%.0f, %llu]", comma, LATE_FIRST_US * exp2((double)i / LATE_STEPS),
-		       (unsigned long long)late[i]);
-		comma = ", ";
-	}
+	for (unsigned int i = 0; i < late_count && i < MAX_LATE; i++)
+		printf("%s{\"port\": %u, \"at_us\": %llu, \"by_us\": %llu}", i ? ", " : "",
+		       late[i].port, (unsigned long long)late[i].at_ns / 1000,
+		       (unsigned long long)late[i].by_ns / 1000);
 }
 
 static void report(struct stream *streams)
@@ -560,7 +571,7 @@ static void report(struct stream *streams)
 	qsort(streams, opt.connections, sizeof(*streams), compare_gaps);
 	printf("{\"role\": \"%s\", \"connections\": %u, \"sent\": %llu, \"received\": %llu, "
 	       "\"mismatches\": %u, \"errors\": %u, \"seconds\": %.3f, "
-	       "\"stall_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}, \"late_us\": [",
+	       "\"stall_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}, \"late\": [",
 	       opt.server ? "server" : "client", opt.connections, sent, received, mismatches,
 	       errors, (double)(pattern_now_ns() - started_ns) / 1e9,
 	       (double)streams[last / 2].longest_gap_ns / 1e3,

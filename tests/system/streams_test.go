@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -31,8 +32,18 @@ type streamed struct {
 		P99 float64 `json:"p99"`
 		Max float64 `json:"max"`
 	} `json:"stall_us"`
-	// LateUs counts pieces that came late: [at least so many µs, count].
-	LateUs [][2]uint64 `json:"late_us"`
+	Late latePieces `json:"late"`
+}
+
+type latePieces []latePiece
+
+func (l latePieces) String() string { return fmt.Sprintf("%d late pieces", len(l)) }
+
+// latePiece came later than the rate has it come.
+type latePiece struct {
+	Port int   `json:"port"`  // of the client
+	At   int64 `json:"at_us"` // CLOCK_MONOTONIC
+	By   int64 `json:"by_us"`
 }
 
 func (s *streamed) check(t *testing.T, end string) {
@@ -136,20 +147,31 @@ func TestStreamsWhileSwitching(t *testing.T) {
 }
 
 // switchAtRandom promotes or demotes a random connection of a random host.
-// Requests may be refused: connections begin and end as they like.
+// Requests may be refused: connections begin and end as they like, and the list
+// of them may be old, as making one takes longer than a switch.
 func switchAtRandom(ctx context.Context, tb *testbed.Testbed, stop <-chan struct{}) {
+	const asOld = 100 * time.Millisecond
+	type known struct {
+		*adminapi.SS
+		at time.Time
+	}
+	var hosts [2]known
 	for {
 		select {
 		case <-stop:
 			return
 		case <-time.After(time.Duration(rand.IntN(10)) * time.Millisecond):
 		}
-		admin := tb.A.Admin()
-		if rand.IntN(2) == 0 {
-			admin = tb.B.Admin()
+		n := rand.IntN(2)
+		admin, list := []*testbed.Host{tb.A, tb.B}[n].Admin(), &hosts[n]
+		if time.Since(list.at) > asOld {
+			var err error
+			if list.SS, err = admin.SS(ctx); err != nil {
+				continue
+			}
+			list.at = time.Now()
 		}
-		list, err := admin.SS(ctx)
-		if err != nil || len(list.Conns) == 0 {
+		if len(list.Conns) == 0 {
 			continue
 		}
 		if conn := list.Conns[rand.IntN(len(list.Conns))]; conn.Path == adminapi.PathFast {

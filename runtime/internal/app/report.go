@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -59,7 +60,7 @@ func (a *App) status() adminapi.App {
 		out.Rings = map[bool]string{true: adminapi.RingsDirect, false: adminapi.RingsShared}[out.Direct]
 	}
 	a.claimMu.Unlock()
-	for _, c := range a.conns(openSockets()) {
+	for _, c := range a.conns(new(openSockets).closed) {
 		out.Conns++
 		if out.Rings == "" && c.Reason != "" {
 			out.Reason = c.Reason
@@ -71,30 +72,40 @@ func (a *App) status() adminapi.App {
 // SS lists the connections.
 func (m *Manager) SS(v Viewer) *adminapi.SS {
 	ss := &adminapi.SS{Conns: []adminapi.Conn{}}
-	open := openSockets()
+	closed := new(openSockets).closed
 	for _, a := range m.visible(v) {
-		ss.Conns = append(ss.Conns, a.conns(open)...)
+		ss.Conns = append(ss.Conns, a.conns(closed)...)
 	}
 	return ss
 }
 
-// openSockets returns the cookies of all TCP sockets of the namespace; nil if
-// the kernel does not tell.
-func openSockets() map[uint64]bool {
+// openSockets are the cookies of all TCP sockets of the namespace. Listing them
+// takes milliseconds of a real-time thread: not before somebody asks.
+type openSockets struct {
+	once    sync.Once
+	cookies map[uint64]bool // nil: the kernel does not tell
+}
+
+// closed says that there is no socket of the cookie any more.
+func (o *openSockets) closed(cookie uint64) bool {
+	o.once.Do(o.list)
+	return o.cookies != nil && !o.cookies[cookie]
+}
+
+func (o *openSockets) list() {
 	list, err := netlink.SocketDiagTCP(unix.AF_INET)
 	if err != nil {
-		return nil
+		return
 	}
-	cookies := make(map[uint64]bool, len(list))
+	o.cookies = make(map[uint64]bool, len(list))
 	for _, s := range list {
-		cookies[uint64(s.ID.Cookie[0])|uint64(s.ID.Cookie[1])<<32] = true
+		o.cookies[uint64(s.ID.Cookie[0])|uint64(s.ID.Cookie[1])<<32] = true
 	}
-	return cookies
 }
 
 // conns lists the application's connections: those that have a slot, and those
-// that had one and are still open.
-func (a *App) conns(open map[uint64]bool) []adminapi.Conn {
+// that had one and are not closed.
+func (a *App) conns(closed func(cookie uint64) bool) []adminapi.Conn {
 	var list []adminapi.Conn
 	present := map[uint64]bool{}
 	for _, s := range a.activeSlots() {
@@ -107,9 +118,10 @@ func (a *App) conns(open map[uint64]bool) []adminapi.Conn {
 	defer a.mu.Unlock()
 	for cookie, n := range a.history {
 		switch {
-		case open != nil && !open[cookie]:
+		case present[cookie]:
+		case closed(cookie):
 			delete(a.history, cookie)
-		case !present[cookie]:
+		default:
 			list = append(list, a.conn(fmt.Sprintf("%d:s%d", a.id, cookie), n))
 		}
 	}
@@ -232,7 +244,8 @@ func (a *App) askSwitch(r adminapi.SwitchRequest, t abi.MsgType, result *adminap
 	want := map[abi.MsgType]string{
 		abi.MsgTypePleaseDemote: adminapi.PathFast, abi.MsgTypePleasePromote: adminapi.PathKernel}[t]
 	kernel := 0
-	for _, c := range a.conns(openSockets()) {
+	// Whether what has no slot is still open does not matter: nothing is done to it.
+	for _, c := range a.conns(func(uint64) bool { return false }) {
 		if r.Conn != "" && r.Conn != c.ID {
 			continue
 		}
