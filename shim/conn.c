@@ -19,6 +19,7 @@ struct et_policy et_policy;
 #define TELL_TRIES 20
 #define TELL_NAP_NS 100000000
 #define SPIN_NS 50000ull
+#define DEMOTE_SPIN_NS 300000ull
 
 bool et_up(void)
 {
@@ -299,7 +300,7 @@ int et_conn_switch(struct et_conn *c)
 }
 
 /* Wait until the phase is not `phase` any more; returns the phase seen last. */
-static uint32_t await_phase(struct et_conn *c, uint32_t phase, uint64_t limit_ns)
+static uint32_t await_phase(struct et_conn *c, uint32_t phase, uint64_t limit_ns, uint64_t spin_ns)
 {
 	uint64_t start = et_now_ns(), now = start;
 	uint32_t seen;
@@ -307,7 +308,7 @@ static uint32_t await_phase(struct et_conn *c, uint32_t phase, uint64_t limit_ns
 	while ((seen = et_phase(c)) == phase) {
 		if (now - start >= limit_ns)
 			break;
-		if (now - start < SPIN_NS && limit_ns <= SPIN_NS * 4) {
+		if (now - start < spin_ns) {
 			et_pause();
 		} else {
 			uint64_t left = limit_ns - (now - start);
@@ -329,7 +330,7 @@ static uint32_t await_demoted(struct et_conn *c)
 	do {
 		phase = seen;
 		if (demoting(phase))
-			seen = await_phase(c, phase, SWITCH_LIMIT_NS);
+			seen = await_phase(c, phase, SWITCH_LIMIT_NS, 0);
 	} while (seen != phase);
 	return phase;
 }
@@ -337,10 +338,11 @@ static uint32_t await_demoted(struct et_conn *c)
 enum et_progress et_conn_await(struct et_conn *c, uint32_t timeout_us)
 {
 	uint64_t limit = timeout_us == UINT32_MAX ? SWITCH_LIMIT_NS : timeout_us * 1000ull;
-	uint32_t phase = await_phase(c, ETRAN_PHASE_SWITCH_REQ, limit);
+	uint64_t spin = limit <= SPIN_NS * 4 ? SPIN_NS : 0;
+	uint32_t phase = await_phase(c, ETRAN_PHASE_SWITCH_REQ, limit, spin);
 
 	if (demoting(phase)) /* taken away before this process noticed that it was fast */
-		await_phase(c, phase, limit);
+		await_phase(c, phase, limit, spin);
 	return et_conn_progress(c);
 }
 
@@ -400,7 +402,7 @@ void et_conn_release(struct et_conn *c)
 			tell(c, ETRAN_MSG_CANCEL, ETRAN_PATH_CLOSE);
 			return;
 		case ETRAN_PHASE_SWITCH_REQ:
-			await_phase(c, phase, SWITCH_LIMIT_NS);
+			await_phase(c, phase, SWITCH_LIMIT_NS, 0);
 			continue;
 		case ETRAN_PHASE_DEMOTE_REQ:
 		case ETRAN_PHASE_FROZEN:
@@ -447,7 +449,7 @@ static int demote_locked(struct et_conn *c, enum etran_path_reason why)
 			change_phase(c, phase, ETRAN_PHASE_DRAINED);
 			phase = ETRAN_PHASE_DRAINED;
 		}
-		phase = await_phase(c, phase, DEMOTE_LIMIT_NS - passed);
+		phase = await_phase(c, phase, DEMOTE_LIMIT_NS - passed, DEMOTE_SPIN_NS);
 	}
 	if (phase != ETRAN_PHASE_DEMOTE_FAILED && !demoting(phase))
 		return 0;

@@ -234,7 +234,7 @@ func (m *Manager) serve(s *control.Session) {
 
 // await handles messages until the process registers; nil if it does not.
 func (m *Manager) await(s *control.Session) *App {
-	if err := s.SetPatience(firstMessage); err != nil {
+	if err := s.SetDeadline(time.Now().Add(firstMessage)); err != nil {
 		return nil
 	}
 	limiter := rate{perSecond: m.cfg.Policy.MessageRate, last: time.Now()}
@@ -248,7 +248,7 @@ func (m *Manager) await(s *control.Session) *App {
 		case abi.MsgTypeDemoteForeign:
 			m.demoteForeign(s, msg.Fd)
 		case abi.MsgTypeRegister:
-			if err := s.SetPatience(0); err != nil {
+			if err := s.SetDeadline(time.Time{}); err != nil {
 				return nil
 			}
 			if msg.Register.Flags&abi.RegisterResume != 0 {

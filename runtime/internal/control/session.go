@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,12 +84,10 @@ func (l *Listener) Accept() (*Session, error) {
 		if err != nil {
 			return nil, fmt.Errorf("accept on %s: %w", l.path, err)
 		}
-		peer, err := identify(fd)
-		if err != nil {
-			unix.Close(fd)
-			continue // gone before it could be asked for its name
+		// An error is the program's: it is gone already.
+		if s, err := newSession(fd); err == nil {
+			return s, nil
 		}
-		return &Session{fd: fd, Peer: peer}, nil
 	}
 }
 
@@ -128,27 +127,49 @@ type Session struct {
 	Peer Peer
 
 	mu     sync.Mutex // held to send and to close
-	fd     int
+	fd     int        // of file
 	closed bool
+
+	file *os.File
+	raw  syscall.RawConn // of file
 }
 
-// SetPatience bounds how long Receive waits; 0 is for ever.
-func (s *Session) SetPatience(d time.Duration) error {
-	tv := unix.NsecToTimeval(d.Nanoseconds())
-	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
-		return fmt.Errorf("set receive time-out: %w", err)
+func newSession(fd int) (*Session, error) {
+	s := &Session{fd: fd}
+	err := unix.SetNonblock(fd, true) // for Go's poller
+	s.file = os.NewFile(uintptr(fd), "session")
+	if err == nil {
+		s.raw, err = s.file.SyscallConn()
 	}
-	return nil
+	if err == nil {
+		s.Peer, err = identify(fd)
+	}
+	if err != nil {
+		s.file.Close()
+		return nil, fmt.Errorf("begin a session: %w", err)
+	}
+	return s, nil
 }
 
-// Receive waits for the next message. It blocks a thread on purpose: nothing
-// stands between the program's message and our answer. io.EOF means that the
-// program has closed, or Stop was called.
+// SetDeadline bounds how long Receive waits; the zero time is for ever.
+func (s *Session) SetDeadline(t time.Time) error { return s.file.SetReadDeadline(t) }
+
+// Receive waits for the next message. io.EOF means that the program has closed,
+// or Stop was called. It waits in Go's poller: while a thread waits in a system
+// call, Go's monitor wakes up every 20 µs for some milliseconds, and it is a
+// real-time thread like all others here.
 func (s *Session) Receive() (Message, error) {
 	packet, oob := make([]byte, maxPacket), make([]byte, unix.CmsgSpace(maxFds*4))
-	n, oobn, flags, _, err := unix.Recvmsg(s.fd, packet, oob, unix.MSG_CMSG_CLOEXEC)
-	for err == unix.EINTR {
-		n, oobn, flags, _, err = unix.Recvmsg(s.fd, packet, oob, unix.MSG_CMSG_CLOEXEC)
+	var n, oobn, flags int
+	var err error
+	waited := s.raw.Read(func(fd uintptr) bool {
+		for err = unix.EINTR; err == unix.EINTR; {
+			n, oobn, flags, _, err = unix.Recvmsg(int(fd), packet, oob, unix.MSG_CMSG_CLOEXEC)
+		}
+		return err != unix.EAGAIN
+	})
+	if waited != nil {
+		err = waited
 	}
 	if err == unix.ECONNRESET || (err == nil && n == 0 && oobn == 0) {
 		return Message{Fd: -1}, io.EOF
@@ -209,6 +230,6 @@ func (s *Session) Close() {
 	defer s.mu.Unlock()
 	if !s.closed {
 		s.closed = true
-		_ = unix.Close(s.fd)
+		_ = s.file.Close()
 	}
 }
