@@ -40,7 +40,8 @@
  *
  * FROZEN: the flow is in HOLD, XDP accepts nothing more. The library takes all
  * that the rings hold up to the proof (consumed = delivered) and says DRAINED;
- * then the arena has every octet that was ever accepted.
+ * then the arena has every octet that was ever accepted. The daemon does not wait
+ * for that if it sees that the rings hold no data of the connection.
  * L = the library (or the daemon in its place once it is dead), D = the daemon.
  * ABORTED and DEMOTED mean: the kernel has the connection again and the flow
  * entry is gone. The library then drains its ring to the proof, so that all

@@ -26,7 +26,10 @@ func (s *Slot) Demote(generation uint32, reason abi.PathReason) error {
 	}
 	start := time.Now()
 	conn := s.freeze()
-	if s.awaitDrained() {
+	if held, taken := s.allTaken(); taken {
+		die.At("demote-drained")
+		s.giveBack(&conn, s.collect(&conn, held), reason, nil)
+	} else if s.awaitDrained() {
 		die.At("demote-drained")
 		s.giveBack(&conn, s.collect(&conn, nil), reason, nil)
 	} else {

@@ -232,12 +232,16 @@ func (c *conn) demote(reason abi.PathReason) abi.Phase {
 	c.l.t.Helper()
 	c.setPhase(abi.PhaseDemoteReq)
 	c.tell(abi.MsgTypeDemote, reason, -1)
-	if p := c.await(abi.PhaseDemoteReq); p != abi.PhaseFrozen {
+	p := c.await(abi.PhaseDemoteReq)
+	if p == abi.PhaseFrozen {
+		c.drain()
+		// The daemon does not wait if there was nothing to take.
+		atomic.CompareAndSwapUint32(&c.a.Phase, uint32(abi.PhaseFrozen), uint32(abi.PhaseDrained))
+		p = c.await(abi.PhaseDrained)
+	}
+	if p != abi.PhaseDemoted && p != abi.PhaseDemoteFailed {
 		c.l.t.Fatalf("phase %d after DEMOTE", p)
 	}
-	c.drain()
-	c.setPhase(abi.PhaseDrained)
-	p := c.await(abi.PhaseDrained)
 	c.reinject()
 	return p
 }

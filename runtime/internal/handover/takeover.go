@@ -4,6 +4,7 @@ package handover
 
 import (
 	"net"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -30,6 +31,17 @@ const (
 	// library that follows the protocol needs two or three.
 	copyTries = 64
 )
+
+// allTaken says whether the library has taken all data from the rings, and what
+// was held since the freeze. Then there is nothing to wait for: on a busy
+// machine the program may not run for milliseconds.
+func (s *Slot) allTaken() (held []xsk.Frame, taken bool) {
+	if !s.owner.AwaitRings() {
+		return nil, false
+	}
+	held = s.owner.PeekRings(s.slot, s.generation)
+	return held, !slices.ContainsFunc(held, func(f xsk.Frame) bool { return abi.RxKind(f.Meta.Kind) == abi.RxKindData })
+}
 
 // awaitDrained waits for the library to take what its rings hold.
 func (s *Slot) awaitDrained() bool {
