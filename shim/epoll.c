@@ -532,11 +532,10 @@ static uint32_t evaluate(struct et_sock *s, uint32_t interest)
 {
 	const uint32_t all = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
 	enum etran_path_reason why;
-	struct et_conn *c;
+	struct et_conn *c = et_sock_fast(s);
 
-	if (et_sock_mode(s) != ET_MODE_FAST)
+	if (!c)
 		return 0;
-	c = atomic_load(&s->conn);
 	why = et_sock_wants_demote(s, c);
 	if (et_unlikely(why != ETRAN_PATH_OK || et_conn_progress(c) != ET_FAST)) {
 		et_sock_demote(s, why != ETRAN_PATH_OK ? why : et_conn_reason(c));

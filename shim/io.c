@@ -238,10 +238,12 @@ static ssize_t conn_recv(struct call *k, struct et_conn *c)
 static ssize_t fast_recv(struct call *k)
 {
 	struct et_sock *s = k->s;
-	struct et_conn *c = atomic_load(&s->conn);
+	struct et_conn *c = et_sock_fast(s);
 	enum etran_path_reason why = atomic_load_explicit(&s->please, memory_order_relaxed);
 	ssize_t r = ET_KERNEL;
 
+	if (et_unlikely(!c))
+		return ET_KERNEL;
 	if (et_unlikely(k->flags & ~RECV_FLAGS ||
 			(k->flags & (MSG_PEEK | MSG_WAITALL)) == (MSG_PEEK | MSG_WAITALL)))
 		why = ETRAN_PATH_API;
@@ -271,13 +273,16 @@ static ssize_t fast_recv(struct call *k)
 static ssize_t fast_send(struct call *k)
 {
 	struct et_sock *s = k->s;
-	struct et_conn *c = atomic_load(&s->conn);
-	enum etran_path_reason why = et_sock_wants_demote(s, c);
+	struct et_conn *c = et_sock_fast(s);
+	enum etran_path_reason why;
 	struct iovec copy[WINDOW];
 	const struct iovec *iov;
 	ssize_t r;
 	int n;
 
+	if (et_unlikely(!c))
+		return ET_KERNEL;
+	why = et_sock_wants_demote(s, c);
 	if (et_unlikely(k->flags & ~SEND_FLAGS || (k->msg && k->msg->msg_controllen)))
 		why = ETRAN_PATH_API;
 	if (et_likely(why == ETRAN_PATH_OK)) {

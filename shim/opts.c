@@ -72,10 +72,8 @@ ET_EXPORT int fcntl64(int fd, int cmd, ...)
 }
 
 /* ET_KERNEL: do the real call. */
-static int fast_ioctl(struct et_sock *s, unsigned long request, int *value)
+static int fast_ioctl(struct et_sock *s, struct et_conn *c, unsigned long request, int *value)
 {
-	struct et_conn *c = atomic_load(&s->conn);
-
 	switch (request) {
 	case FIONBIO:
 	case FIOCLEX:
@@ -99,6 +97,7 @@ static int fast_ioctl(struct et_sock *s, unsigned long request, int *value)
 ET_EXPORT int ioctl(int fd, unsigned long request, ...)
 {
 	struct et_sock *s;
+	struct et_conn *c;
 	va_list ap;
 	void *arg;
 	int r = ET_KERNEL;
@@ -109,9 +108,9 @@ ET_EXPORT int ioctl(int fd, unsigned long request, ...)
 	s = et_sock_enter(fd);
 	if (et_likely(!s))
 		return et_real.ioctl(fd, request, arg);
-	et_sock_steady(s, fd);
-	if (et_sock_mode(s) == ET_MODE_FAST && arg)
-		r = fast_ioctl(s, request, arg);
+	c = et_sock_steady(s, fd);
+	if (c && arg)
+		r = fast_ioctl(s, c, request, arg);
 	if (request == FIOASYNC)
 		et_sock_pin_down(s, fd, ETRAN_PATH_API);
 	if (r == ET_KERNEL) {
@@ -159,15 +158,18 @@ ET_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen
 }
 
 /* While the kernel's socket sleeps these two are switched off on it. */
-static int kept_option(struct et_sock *s, int level, int name, void *value, socklen_t *len)
+static int kept_option(struct et_sock *s, struct et_conn *c, int level, int name, void *value,
+		       socklen_t *len)
 {
 	uint32_t keepalive, user_timeout, answer;
 
-	if (level == SOL_SOCKET && name == SO_ATTACH_FILTER)
+	if (level == SOL_SOCKET && name == SO_ATTACH_FILTER) {
 		et_sock_demote(s, ETRAN_PATH_API);
-	if (et_sock_mode(s) != ET_MODE_FAST || !value || !len || *len < sizeof(int))
 		return ET_KERNEL;
-	et_conn_kept_options(atomic_load(&s->conn), &keepalive, &user_timeout);
+	}
+	if (!value || !len || *len < sizeof(int))
+		return ET_KERNEL;
+	et_conn_kept_options(c, &keepalive, &user_timeout);
 	if (level == SOL_SOCKET && name == SO_KEEPALIVE)
 		answer = keepalive;
 	else if (level == IPPROTO_TCP && name == TCP_USER_TIMEOUT)
@@ -182,13 +184,14 @@ static int kept_option(struct et_sock *s, int level, int name, void *value, sock
 ET_EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 {
 	struct et_sock *s = et_sock_enter(fd);
+	struct et_conn *c;
 	int r = ET_KERNEL;
 
 	if (et_likely(!s))
 		return et_real.getsockopt(fd, level, name, value, len);
-	et_sock_steady(s, fd);
-	if (et_sock_mode(s) == ET_MODE_FAST)
-		r = kept_option(s, level, name, value, len);
+	c = et_sock_steady(s, fd);
+	if (c)
+		r = kept_option(s, c, level, name, value, len);
 	if (r == ET_KERNEL)
 		r = et_real.getsockopt(fd, level, name, value, len);
 	et_sock_leave(s);

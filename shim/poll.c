@@ -105,14 +105,14 @@ static short look_at(const struct pollfd *p, int *kernel_fd)
 {
 	struct et_sock *s = et_sock_enter(p->fd);
 	enum etran_path_reason why;
+	struct et_conn *c;
 	short ready = 0;
 
 	*kernel_fd = p->fd;
 	if (!s)
 		return 0;
-	if (et_sock_mode(s) == ET_MODE_FAST) {
-		struct et_conn *c = atomic_load(&s->conn);
-
+	c = et_sock_fast(s);
+	if (c) {
 		why = et_sock_wants_demote(s, c);
 		if (et_unlikely(why != ETRAN_PATH_OK || et_conn_progress(c) != ET_FAST))
 			et_sock_demote(s, why != ETRAN_PATH_OK ? why : et_conn_reason(c));

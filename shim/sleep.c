@@ -184,10 +184,10 @@ static bool nonblocking(struct et_wait *w)
 
 static bool fast_ready(struct et_wait *w)
 {
-	struct et_conn *c = atomic_load(&w->s->conn);
+	struct et_conn *c = et_sock_fast(w->s);
 
 	et_rx_poll();
-	return et_sock_ready(w->s, c, w->events) || et_sock_wants_demote(w->s, c);
+	return !c || et_sock_ready(w->s, c, w->events) || et_sock_wants_demote(w->s, c);
 }
 
 static int sleep_once(struct et_wait *w, uint64_t now)

@@ -652,11 +652,14 @@ int et_sock_settle(struct et_sock *s, int fd, uint32_t timeout_us)
 	}
 }
 
-void et_sock_steady(struct et_sock *s, int fd)
+struct et_conn *et_sock_steady(struct et_sock *s, int fd)
 {
-	while (et_sock_mode(s) != ET_MODE_FAST && et_sock_mode(s) != ET_MODE_KERNEL)
+	struct et_conn *c;
+
+	while (!(c = et_sock_fast(s)) && et_sock_mode(s) != ET_MODE_KERNEL)
 		if (et_sock_settle(s, fd, UINT32_MAX))
-			return;
+			break;
+	return c;
 }
 
 void et_sock_to_kernel(struct et_sock *s, int fd, enum etran_path_reason why)

@@ -82,6 +82,13 @@ static inline enum et_mode et_sock_mode(struct et_sock *s)
 	return (enum et_mode)atomic_load_explicit(&s->mode, memory_order_acquire);
 }
 
+/* The connection of a fast socket, for a thread that is inside. NULL: it is not
+ * fast, or another thread is taking it back to the kernel at this very moment. */
+static inline struct et_conn *et_sock_fast(struct et_sock *s)
+{
+	return et_sock_mode(s) == ET_MODE_FAST ? atomic_load(&s->conn) : NULL;
+}
+
 /* The socket behind fd, counted as inside; NULL: not ours, do the real call. */
 static inline struct et_sock *et_sock_enter(int fd)
 {
@@ -138,8 +145,8 @@ void et_sock_leave_quiet(struct et_sock *s, bool quiet);
  * 0: look again. -EAGAIN: not yet.
  */
 int et_sock_settle(struct et_sock *s, int fd, uint32_t timeout_us);
-/* The same until the mode is KERNEL or FAST. */
-void et_sock_steady(struct et_sock *s, int fd);
+/* The same until the mode is KERNEL or FAST; returns the connection if FAST. */
+struct et_conn *et_sock_steady(struct et_sock *s, int fd);
 /*
  * Back to the kernel, for callers inside; returns when that is done. 0, or
  * -EAGAIN: this very thread is in the middle of a switch (signal handler).
