@@ -33,20 +33,60 @@ static void ring_load(const uint8_t *ring, uint32_t size, uint32_t at, uint8_t *
 		memcpy(data + first, ring, n - first);
 }
 
-/* Let the ranges that now touch [.., nxt) join it. Returns the new nxt. */
-static uint32_t join_ranges(struct etran_rcvbuf *b, uint32_t nxt)
+/*
+ * The program may be stopped or killed between any two stores, and then the
+ * daemon takes what the words say: at every moment they must name all octets
+ * that are kept, and none else. A range named twice, or one that lies before
+ * nxt, does no harm. So each range is one store, and what takes another's place
+ * is stored before that goes.
+ */
+_Static_assert(offsetof(struct etran_aconn, rcv) % 8 == 0 &&
+		       offsetof(struct etran_rcvbuf, range) % 8 == 0,
+	       "a range is one aligned word");
+
+static void set_range(struct etran_rcvbuf *b, uint32_t i, struct etran_range r)
+{
+	uint64_t word;
+
+	memcpy(&word, &r, sizeof(word));
+	__atomic_store_n((uint64_t *)(void *)&b->range[i], word, __ATOMIC_RELEASE);
+}
+
+static void set_ranges(struct etran_rcvbuf *b, uint32_t count)
+{
+	__atomic_store_n(&b->ranges, count, __ATOMIC_RELEASE);
+}
+
+/* Forget range[from .. from + n). */
+static void remove_ranges(struct etran_rcvbuf *b, uint32_t from, uint32_t n)
+{
+	uint32_t left = b->ranges - n;
+
+	for (uint32_t i = from; i < left; i++)
+		set_range(b, i, b->range[i + n]);
+	set_ranges(b, left);
+}
+
+static void insert_range(struct etran_rcvbuf *b, uint32_t at, struct etran_range r)
+{
+	uint32_t n = b->ranges;
+
+	set_range(b, n, n > at ? b->range[n - 1] : r);
+	set_ranges(b, n + 1);
+	for (uint32_t i = n; i > at; i--)
+		set_range(b, i - 1, i - 1 > at ? b->range[i - 2] : r);
+}
+
+/* Advance nxt to `end` and over the ranges that then touch it. */
+static void advance(struct etran_rcvbuf *b, uint32_t end)
 {
 	uint32_t used = 0;
 
-	while (used < b->ranges && !seq_after(b->range[used].start, nxt)) {
-		nxt = seq_max(nxt, b->range[used].end);
-		used++;
-	}
-	if (used) {
-		b->ranges -= used;
-		memmove(&b->range[0], &b->range[used], b->ranges * sizeof(b->range[0]));
-	}
-	return nxt;
+	while (used < b->ranges && !seq_after(b->range[used].start, end))
+		end = seq_max(end, b->range[used++].end);
+	__atomic_store_n(&b->nxt, end, __ATOMIC_RELEASE);
+	if (used)
+		remove_ranges(b, 0, used);
 }
 
 /* Remember [start, end) beyond a hole. False: no room for one more range. */
@@ -62,18 +102,14 @@ static bool add_range(struct etran_rcvbuf *b, uint32_t start, uint32_t end)
 		end = seq_max(end, b->range[last].end);
 		last++;
 	}
-	if (first == last) {
-		if (b->ranges == ETRAN_OOO_RANGES)
-			return false;
-		memmove(&b->range[first + 1], &b->range[first],
-			(b->ranges - first) * sizeof(b->range[0]));
-		b->ranges++;
-	} else {
-		memmove(&b->range[first + 1], &b->range[last],
-			(b->ranges - last) * sizeof(b->range[0]));
-		b->ranges -= last - first - 1;
+	if (first != last) {
+		set_range(b, first, (struct etran_range){start, end});
+		remove_ranges(b, first + 1, last - first - 1);
+		return true;
 	}
-	b->range[first] = (struct etran_range){start, end};
+	if (b->ranges == ETRAN_OOO_RANGES)
+		return false;
+	insert_range(b, first, (struct etran_range){start, end});
 	return true;
 }
 
@@ -97,11 +133,9 @@ enum rcv_result rcv_insert(struct etran_rcvbuf *b, uint8_t *ring, uint32_t size,
 		b->base = read;
 	/* The octets first: the words may be read by the daemon at any moment. */
 	ring_store(ring, size, seq - b->base, data, n);
-	if (seq != b->nxt) {
-		__atomic_thread_fence(__ATOMIC_RELEASE);
+	if (seq != b->nxt)
 		return add_range(b, seq, end) ? RCV_HOLE : RCV_NO_ROOM;
-	}
-	__atomic_store_n(&b->nxt, b->ranges ? join_ranges(b, end) : end, __ATOMIC_RELEASE);
+	advance(b, end);
 	return RCV_NEW;
 }
 
