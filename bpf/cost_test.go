@@ -25,7 +25,7 @@ var budgets = []struct {
 	{"egress", func(o *Objects) *ebpf.Program { return o.Egress }, 5000, 1200},
 	{"control", func(o *Objects) *ebpf.Program { return o.Control }, 5000, 900},
 	{"pass", func(o *Objects) *ebpf.Program { return o.Pass }, 10, 10},
-	{"relay", func(o *Objects) *ebpf.Program { return o.Relay }, 300, 150},
+	{"relay", func(o *Objects) *ebpf.Program { return o.Relay }, 300, 250},
 	{"redirect_err", func(o *Objects) *ebpf.Program { return o.RedirectErr }, 1000, 260},
 }
 

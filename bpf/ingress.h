@@ -12,6 +12,7 @@
 #include "count.h"
 #include "maps.h"
 #include "parse.h"
+#include "xskring.h"
 
 #define META_SIZE ((int)sizeof(struct etran_rx_meta))
 #define MAX_FRAME (ETRAN_FRAME_SIZE - ETRAN_FRAME_HEADROOM)
@@ -41,10 +42,15 @@ struct outcome {
 /* Why nothing can be put into AF_XDP socket `xsk` now, or NONE. */
 static __always_inline __u32 sink_check(struct sink *sink, struct etran_ring *ring, __u32 length)
 {
+	void *socket;
+
 	if (length > MAX_FRAME)
 		return ETRAN_DROP_TOO_LONG;
-	if (!bpf_map_lookup_elem(&xsks, &sink->xsk))
+	socket = bpf_map_lookup_elem(&xsks, &sink->xsk);
+	if (!socket)
 		return ETRAN_DROP_NO_XSK;
+	if (!fill_ring_sane(socket))
+		return ETRAN_DROP_RING_BROKEN;
 	/* Bytes of window do not bound descriptors: count descriptors. */
 	if (sink->ring->delivered - ring->consumed >= ETRAN_RING_SIZE)
 		return ETRAN_DROP_NO_CREDIT;

@@ -250,6 +250,12 @@ func openXSK(t *testing.T, ifindex int, fill bool) *xskSocket {
 
 func (x *xskSocket) fill(t *testing.T) {
 	t.Helper()
+	x.setFill(t, abi.FrameSize, xskFrames)
+}
+
+// setFill writes descriptors that are so many octets apart, and the producer.
+func (x *xskSocket) setFill(t *testing.T, distance uint64, producer uint32) {
+	t.Helper()
 	ring, err := unix.Mmap(x.fd, unix.XDP_UMEM_PGOFF_FILL_RING, int(x.offsets.Fr.Desc)+xskFrames*8,
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -257,9 +263,9 @@ func (x *xskSocket) fill(t *testing.T) {
 	}
 	t.Cleanup(func() { unix.Munmap(ring) })
 	for i := range uint64(xskFrames) {
-		*(*uint64)(unsafe.Pointer(&ring[x.offsets.Fr.Desc+8*i])) = i * abi.FrameSize
+		*(*uint64)(unsafe.Pointer(&ring[x.offsets.Fr.Desc+8*i])) = i * distance
 	}
-	*(*uint32)(unsafe.Pointer(&ring[x.offsets.Fr.Producer])) = xskFrames
+	*(*uint32)(unsafe.Pointer(&ring[x.offsets.Fr.Producer])) = producer
 }
 
 // bind waits until the kernel has let go of an earlier socket on the queue.

@@ -12,7 +12,7 @@
 #include "maps.h"
 
 /* Ingress counted the frame as delivered; it is not. */
-static __always_inline int relay_undo(__u32 app)
+static __always_inline int relay_undo(__u32 app, __u32 reason)
 {
 	__u32 ring = ETRAN_SHARED_RING;
 	void *map = app_pubs(app);
@@ -20,7 +20,7 @@ static __always_inline int relay_undo(__u32 app)
 
 	if (published)
 		__sync_fetch_and_add(&published->delivered, -1);
-	return drop(ETRAN_DROP_NO_XSK);
+	return drop(reason);
 }
 
 /*
@@ -33,6 +33,7 @@ static __always_inline int relay_run(struct xdp_md *ctx)
 	__u32 ifindex = ctx->ingress_ifindex, place = ifindex % ETRAN_MAX_TAPS, xsk;
 	struct etran_tap *owner = bpf_map_lookup_elem(&taps, &place);
 	struct etran_ring *words;
+	void *socket;
 
 	if (!owner || owner->ifindex != ifindex)
 		return drop(ETRAN_DROP_INTERNAL);
@@ -40,8 +41,12 @@ static __always_inline int relay_run(struct xdp_md *ctx)
 		return drop(ETRAN_DROP_PAIR_FOREIGN);
 	xsk = owner->app * ETRAN_MAX_RINGS + ETRAN_SHARED_RING;
 	words = bpf_map_lookup_elem(&rings, &xsk);
+	socket = bpf_map_lookup_elem(&xsks, &xsk);
+	/* Ingress has looked, but frames may have queued up here since. */
+	if (socket && !fill_ring_sane(socket))
+		return relay_undo(owner->app, ETRAN_DROP_RING_BROKEN);
 	if (!words || bpf_redirect_map(&xsks, xsk, XDP_DROP) != XDP_REDIRECT)
-		return relay_undo(owner->app);
+		return relay_undo(owner->app, ETRAN_DROP_NO_XSK);
 	/* The pair has one queue: one processor at a time. */
 	words->relayed++;
 	return XDP_REDIRECT;

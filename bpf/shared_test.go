@@ -214,6 +214,32 @@ func (l *lab) arriveLive(t *testing.T, frame []byte, n, batch int) {
 	}
 }
 
+// A fill ring whose producer ran backwards would have the kernel walk 2^32
+// descriptors in a softirq.
+func TestBrokenFillRing(t *testing.T) {
+	for _, share := range []bool{false, true} {
+		t.Run(fmt.Sprintf("shared %v", share), func(t *testing.T) {
+			l := active(t, nil)
+			device, ring := l.ifindex, uint32(ringNo)
+			if share {
+				shareRing(t, l)
+				device, ring = ifindexOf(t, "p1"), abi.SharedRing
+			}
+			x := openXSK(t, device, true)
+			if err := l.SetXsk(app, ring, x.fd); err != nil {
+				t.Fatal(err)
+			}
+			if r := l.run(t, l.Ingress, l.ifindex, 0, data(100).frame(), 0); r.verdict != verdictRedirect {
+				t.Errorf("a good ring: verdict %d, counted %q", r.verdict, r.counted)
+			}
+			x.setFill(t, 1<<40, ^uint32(0))
+			if r := l.run(t, l.Ingress, l.ifindex, 0, data(100).frame(), 0); r.verdict != verdictDrop || r.counted != "ring_broken" {
+				t.Errorf("a broken ring: verdict %d, counted %q", r.verdict, r.counted)
+			}
+		})
+	}
+}
+
 // produced is what the kernel has put into the RX ring.
 func (x *xskSocket) produced() uint32 {
 	return atomic.LoadUint32((*uint32)(unsafe.Pointer(&x.rx[x.offsets.Rx.Producer])))

@@ -178,7 +178,7 @@ func TestBadNeighbour(t *testing.T) {
 	}{
 		{"stops reading", "idle", announced, ""},
 		{"floods its tap", "flood", announced, "tx_malformed"},
-		{"spoils its rings", "rings", announced, "redirect_rx"},
+		{"spoils its rings", "rings", announced, "ring_broken"},
 		{"stopped", "idle", signal(syscall.SIGSTOP), ""},
 		{"killed", "idle", signal(syscall.SIGKILL), ""},
 	} {

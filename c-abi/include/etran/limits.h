@@ -9,7 +9,7 @@
 #define ETRAN_LIMITS_H
 
 #define ETRAN_ABI_MAGIC 0x6e725445u /* "ETrn" */
-#define ETRAN_ABI_VERSION 2u
+#define ETRAN_ABI_VERSION 3u
 
 /* Applications (registered processes) on one daemon. */
 #define ETRAN_MAX_APPS 64u

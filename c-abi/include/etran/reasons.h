@@ -38,7 +38,8 @@
 	X(REDIRECT_TX, 25, "redirect_tx", "redirect to the device failed")                         \
 	X(INTERNAL, 26, "internal", "a map lookup that cannot fail failed")                        \
 	X(PAIR_FULL, 27, "pair_full", "the owner's veth pair is full")                             \
-	X(PAIR_FOREIGN, 28, "pair_foreign", "in a veth pair, but not from ingress")
+	X(PAIR_FOREIGN, 28, "pair_foreign", "in a veth pair, but not from ingress")                \
+	X(RING_BROKEN, 29, "ring_broken", "the owner's fill ring makes no sense")
 
 /* Why a connection is on the kernel path or has left the fast path. */
 #define ETRAN_PATH_REASONS(X)                                                                      \
