@@ -190,6 +190,9 @@ _Static_assert(offsetof(struct etran_aconn, waiters) == offsetof(struct etran_ac
 		       sizeof(struct et_lock) == 8,
 	       "the arena's lock words are a struct et_lock");
 
+/* wait.c ----------------------------------------------------------------- */
+void et_wait_after_fork(void);
+
 /* assist.c --------------------------------------------------------------- */
 /* There is something in flight: the assist must look after it. */
 void et_assist_arm(struct et_conn *c);

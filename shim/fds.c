@@ -9,19 +9,38 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "process.h"
 #include "sock.h"
 #include "sys.h"
 
-/* The kernel has just given out this number: what we know of it is old. */
-static void forget_number(int fd)
+int et_fd_new(int fd)
 {
 	uintptr_t entry = fd < 0 ? 0 : et_fd_entry(fd);
 
+	/* What we know of the number is old. */
 	if (et_unlikely(entry) && et_own_process())
 		et_sock_close(fd, et_entry_kind(entry));
+	return fd;
+}
+
+/* libc's standard streams use these numbers where nobody sees it. */
+static bool is_standard(int fd)
+{
+	return fd <= STDERR_FILENO;
+}
+
+/* A standard stream is to be what `from` is: that stays on the kernel. */
+static void becomes_standard(int from)
+{
+	struct et_sock *s = et_sock_enter(from);
+
+	if (!s)
+		return;
+	et_sock_pin_down(s, from, ETRAN_PATH_API);
+	et_sock_leave(s);
 }
 
 int et_fd_copied(int from, int to)
@@ -30,9 +49,13 @@ int et_fd_copied(int from, int to)
 	enum et_kind kind = et_entry_kind(entry);
 	struct et_file *f;
 
-	forget_number(to);
+	et_fd_new(to);
 	if (to < 0 || et_likely(!entry) || kind == ET_FD_HIDDEN || !et_own_process())
 		return to;
+	if (kind == ET_FD_SOCK && is_standard(to)) {
+		becomes_standard(from);
+		return to;
+	}
 	f = et_fd_pin(from, kind, ET_PIN);
 	if (f) {
 		et_fd_set(to, f, kind);
@@ -41,16 +64,23 @@ int et_fd_copied(int from, int to)
 	return to;
 }
 
+/* A TCP socket of the program's. */
+static void candidate(int fd, bool nonblock)
+{
+	if (!is_standard(fd))
+		et_sock_create(fd, nonblock);
+}
+
 ET_EXPORT int socket(int domain, int type, int protocol)
 {
 	int fd = et_real.socket(domain, type, protocol);
 
 	if (fd < 0)
 		return fd;
-	forget_number(fd);
+	et_fd_new(fd);
 	if (domain == AF_INET && (type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == SOCK_STREAM &&
 	    (protocol == 0 || protocol == IPPROTO_TCP))
-		et_sock_create(fd, type & SOCK_NONBLOCK);
+		candidate(fd, type & SOCK_NONBLOCK);
 	return fd;
 }
 
@@ -83,7 +113,7 @@ static int accepted(int listener, int fd, int flags)
 {
 	if (fd < 0)
 		return fd;
-	forget_number(fd);
+	et_fd_new(fd);
 	if (!et_config.active)
 		return fd;
 	if (!et_fd_is(listener, ET_FD_LISTENER)) {
@@ -92,7 +122,7 @@ static int accepted(int listener, int fd, int flags)
 			return fd;
 		et_process_use();
 	}
-	et_sock_create(fd, flags & SOCK_NONBLOCK);
+	candidate(fd, flags & SOCK_NONBLOCK);
 	return fd;
 }
 
@@ -123,6 +153,45 @@ ET_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
 	r = et_real.connect(fd, addr, len);
 	et_sock_leave(s);
 	return r;
+}
+
+/*
+ * While a switch rebuilds the socket it has no peer and no name for a moment, so
+ * these are asked with its lock held. A signal handler that interrupted a switch
+ * must do without.
+ */
+#define STANDING_STILL(fd, call)                                                                   \
+	do {                                                                                       \
+		struct et_sock *s = et_sock_enter(fd);                                             \
+		bool locked;                                                                       \
+		int r;                                                                             \
+                                                                                                   \
+		if (et_likely(!s))                                                                 \
+			return call;                                                               \
+		et_sock_steady(s, fd);                                                             \
+		et_sock_step_out(s);                                                               \
+		locked = et_lock(&s->lock);                                                        \
+		r = call;                                                                          \
+		if (locked)                                                                        \
+			et_unlock(&s->lock);                                                       \
+		et_sock_step_in(s);                                                                \
+		et_sock_leave(s);                                                                  \
+		return r;                                                                          \
+	} while (0)
+
+ET_EXPORT int bind(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	STANDING_STILL(fd, et_real.bind(fd, addr, len));
+}
+
+ET_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
+{
+	STANDING_STILL(fd, et_real.getsockname(fd, addr, len));
+}
+
+ET_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
+{
+	STANDING_STILL(fd, et_real.getpeername(fd, addr, len));
 }
 
 /* ---- close --------------------------------------------------------------- */
@@ -206,7 +275,7 @@ ET_EXPORT int dup2(int from, int to)
 		return et_real.dup2(from, to);
 	if (et_fd_is(to, ET_FD_HIDDEN))
 		return (int)et_return(-EBUSY);
-	forget_number(to);
+	et_fd_new(to);
 	return et_fd_copied(from, et_real.dup2(from, to));
 }
 
@@ -216,6 +285,79 @@ ET_EXPORT int dup3(int from, int to, int flags)
 		return et_real.dup3(from, to, flags);
 	if (et_fd_is(to, ET_FD_HIDDEN))
 		return (int)et_return(-EBUSY);
-	forget_number(to);
+	et_fd_new(to);
 	return et_fd_copied(from, et_real.dup3(from, to, flags));
+}
+
+/* ---- new descriptors of other kinds -------------------------------------- */
+
+#define ETRAN_INTERPOSE(ret, name, params, args, early, value)
+#define ETRAN_CREATOR(ret, name, params, args, early, value)                                       \
+	ET_EXPORT ret name params                                                                  \
+	{                                                                                          \
+		return et_fd_new(et_real.name args);                                               \
+	}
+#include "interpose.def"
+
+static int new_pair(int r, const int fds[2])
+{
+	if (r == 0) {
+		et_fd_new(fds[0]);
+		et_fd_new(fds[1]);
+	}
+	return r;
+}
+
+ET_EXPORT int socketpair(int domain, int type, int protocol, int fds[2])
+{
+	return new_pair(et_real.socketpair(domain, type, protocol, fds), fds);
+}
+
+ET_EXPORT int pipe(int fds[2])
+{
+	return new_pair(et_real.pipe(fds), fds);
+}
+
+ET_EXPORT int pipe2(int fds[2], int flags)
+{
+	return new_pair(et_real.pipe2(fds, flags), fds);
+}
+
+/* The mode is there only if the flags ask for it, and is read only then. */
+#define OPEN(name, params, ...)                                                                    \
+	ET_EXPORT int name params                                                                  \
+	{                                                                                          \
+		va_list ap;                                                                        \
+		mode_t mode;                                                                       \
+                                                                                                   \
+		va_start(ap, flags);                                                               \
+		mode = va_arg(ap, mode_t);                                                         \
+		va_end(ap);                                                                        \
+		return et_fd_new(et_real.name(__VA_ARGS__, flags, mode));                          \
+	}
+
+OPEN(open, (const char *path, int flags, ...), path)
+OPEN(open64, (const char *path, int flags, ...), path)
+OPEN(openat, (int dir, const char *path, int flags, ...), dir, path)
+OPEN(openat64, (int dir, const char *path, int flags, ...), dir, path)
+
+int __open(const char *path, int flags, ...) __attribute__((alias("open"), visibility("default")));
+int __open64(const char *path, int flags, ...)
+	__attribute__((alias("open64"), visibility("default")));
+
+static FILE *new_stream(FILE *stream)
+{
+	if (stream)
+		et_fd_new(fileno(stream));
+	return stream;
+}
+
+ET_EXPORT FILE *fopen(const char *path, const char *mode)
+{
+	return new_stream(et_real.fopen(path, mode));
+}
+
+ET_EXPORT FILE *fopen64(const char *path, const char *mode)
+{
+	return new_stream(et_real.fopen64(path, mode));
 }

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "epoll.h"
+#include "process.h"
 #include "sock.h"
 #include "sys.h"
 
@@ -55,6 +56,10 @@ void et_file_put(struct et_file *f, enum et_kind kind, uint64_t sub)
 
 void *et_fd_pin(int fd, enum et_kind kind, uint64_t add)
 {
+	if (et_borrowed()) {
+		et_process_reclaims(fd);
+		return NULL;
+	}
 	for (;;) {
 		uintptr_t entry = et_fd_entry(fd);
 		struct et_file *f = et_entry_object(entry);
@@ -72,7 +77,7 @@ void *et_fd_pin(int fd, enum et_kind kind, uint64_t add)
 
 bool et_fd_set(int fd, struct et_file *f, enum et_kind kind)
 {
-	if ((uint32_t)fd >= ET_FD_MAX || !map_table())
+	if ((uint32_t)fd >= ET_FD_MAX || et_borrowed() || !map_table())
 		return false;
 	raise_high(fd);
 	if (f) {

@@ -84,10 +84,12 @@ static inline uint32_t et_file_inside(struct et_file *f)
 /* Give back what was added; frees the object with its last pin. */
 void et_file_put(struct et_file *f, enum et_kind kind, uint64_t sub);
 
-/* The pinned object behind a descriptor of that kind, or NULL. */
+/* The pinned object behind a descriptor of that kind, or NULL. A vfork child is
+ * given none: the numbers are its own, the objects are its parent's. */
 void *et_fd_pin(int fd, enum et_kind kind, uint64_t add);
 
-/* Enter an object; takes a pin for the entry. False: fd is beyond the table. */
+/* Enter an object; takes a pin for the entry. False: fd is beyond the table, or
+ * this is a vfork child. */
 bool et_fd_set(int fd, struct et_file *f, enum et_kind kind);
 /* Change the kind of an entry. */
 void et_fd_turn(int fd, struct et_file *f, enum et_kind from, enum et_kind to);

@@ -15,10 +15,12 @@
 /* The headers must not turn our definitions into checking wrappers. */
 #undef _FORTIFY_SOURCE
 
+#include <aio.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
@@ -32,9 +34,8 @@
 #define et_unlikely(x) __builtin_expect(!!(x), 0)
 
 struct et_real {
-#define ETRAN_INTERPOSE(ret, name, params, args) ret(*name) params;
+#define ETRAN_INTERPOSE(ret, name, params, args, early, value) ret(*name) params;
 #include "interpose.def"
-#undef ETRAN_INTERPOSE
 };
 extern struct et_real et_real;
 

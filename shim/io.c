@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #include "epoll.h"
+#include "fds.h"
 #include "process.h"
 #include "sys.h"
 
@@ -507,22 +508,77 @@ ET_EXPORT ssize_t __recvfrom_chk(int fd, void *buf, size_t n, size_t room, int f
 				     : recvfrom(fd, buf, n, flags, addr, len);
 }
 
+/* Give the connection back and do the real call, counted as in flight. */
+#define ON_KERNEL(s, fd, call)                                                                     \
+	do {                                                                                       \
+		et_sock_to_kernel(s, fd, ETRAN_PATH_API);                                          \
+		r = call;                                                                          \
+		et_sock_leave(s);                                                                  \
+		return r;                                                                          \
+	} while (0)
+
+/* Leaves the socket. ET_STALE also for vectors that are the kernel's to judge. */
+static ssize_t vector(struct et_sock *s, int fd, const struct iovec *iov, int count, int flags,
+		      bool write)
+{
+	ssize_t total = iov_total(iov, count);
+	struct call k = {.s = s, .fd = fd, .flags = flags, .at = {iov, count, 0}};
+
+	if (total <= 0) {
+		et_sock_leave(s);
+		return ET_STALE;
+	}
+	k.total = (size_t)total;
+	return write ? do_send(&k) : do_recv(&k);
+}
+
 ET_EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 {
 	struct et_sock *s = et_sock_enter(fd);
-	ssize_t total, r;
+	ssize_t r;
 
 	if (et_likely(!s))
 		return et_real.readv(fd, iov, count);
-	total = iov_total(iov, count);
-	if (total > 0) {
-		struct call k = {.s = s, .fd = fd, .total = (size_t)total, .at = {iov, count, 0}};
+	r = vector(s, fd, iov, count, 0, false);
+	return r == ET_STALE ? et_real.readv(fd, iov, count) : et_return(r);
+}
 
-		r = do_recv(&k);
-		return r == ET_STALE ? et_real.readv(fd, iov, count) : et_return(r);
+/* Call f for every descriptor in a message. */
+static void each_right(const struct msghdr *msg, void (*f)(int))
+{
+	const struct cmsghdr *c;
+
+	if (et_likely(!msg || msg->msg_controllen < sizeof(*c) || !msg->msg_control))
+		return;
+	for (c = CMSG_FIRSTHDR(msg); c;
+	     c = CMSG_NXTHDR((struct msghdr *)msg, (struct cmsghdr *)c)) {
+		const int *fds = (const int *)CMSG_DATA(c);
+		size_t n =
+			c->cmsg_len > CMSG_LEN(0) ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < n && i < UIO_MAX; i++)
+			f(fds[i]);
 	}
-	et_sock_leave(s);
-	return et_real.readv(fd, iov, count);
+}
+
+/* It goes to another process: give the connection back. */
+static void give_right(int fd)
+{
+	struct et_sock *s = et_sock_enter(fd);
+
+	if (s) {
+		et_sock_pin_down(s, fd, ETRAN_PATH_FORK);
+		et_sock_leave(s);
+	} else if (et_fd_is(fd, ET_FD_EPOLL)) {
+		et_epoll_isolate(fd);
+	}
+}
+
+static void take_right(int fd)
+{
+	et_fd_new(fd);
 }
 
 ET_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
@@ -530,8 +586,12 @@ ET_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 	struct et_sock *s = et_sock_enter(fd);
 	ssize_t total, r;
 
-	if (et_likely(!s))
-		return et_real.recvmsg(fd, msg, flags);
+	if (et_likely(!s)) {
+		r = et_real.recvmsg(fd, msg, flags);
+		if (r >= 0)
+			each_right(msg, take_right);
+		return r;
+	}
 	total = msg && msg->msg_iovlen <= UIO_MAX ? iov_total(msg->msg_iov, (int)msg->msg_iovlen)
 						  : -EINVAL;
 	if (total >= 0) {
@@ -576,43 +636,6 @@ ET_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags)
 	return r == ET_STALE ? et_real.send(fd, buf, n, flags) : et_return(r);
 }
 
-/* Descriptors that a message takes to another process: give them back. */
-static void give_rights(const struct msghdr *msg)
-{
-	const struct cmsghdr *c;
-
-	if (et_likely(!msg || msg->msg_controllen < sizeof(*c) || !msg->msg_control))
-		return;
-	for (c = CMSG_FIRSTHDR(msg); c;
-	     c = CMSG_NXTHDR((struct msghdr *)msg, (struct cmsghdr *)c)) {
-		const int *fds = (const int *)CMSG_DATA(c);
-		size_t n =
-			c->cmsg_len > CMSG_LEN(0) ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < n && i < UIO_MAX; i++) {
-			struct et_sock *s = et_sock_enter(fds[i]);
-
-			if (s) {
-				et_sock_pin_down(s, fds[i], ETRAN_PATH_FORK);
-				et_sock_leave(s);
-			} else if (et_fd_is(fds[i], ET_FD_EPOLL)) {
-				et_epoll_isolate(fds[i]);
-			}
-		}
-	}
-}
-
-/* Give the connection back and do the real call, counted as in flight. */
-#define ON_KERNEL(s, fd, call)                                                                     \
-	do {                                                                                       \
-		et_sock_to_kernel(s, fd, ETRAN_PATH_API);                                          \
-		r = call;                                                                          \
-		et_sock_leave(s);                                                                  \
-		return r;                                                                          \
-	} while (0)
-
 ET_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *addr,
 			 socklen_t len)
 {
@@ -631,20 +654,37 @@ ET_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const str
 ET_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 {
 	struct et_sock *s = et_sock_enter(fd);
-	ssize_t total, r;
+	ssize_t r;
 
 	if (et_likely(!s))
 		return et_real.writev(fd, iov, count);
-	total = iov_total(iov, count);
-	if (total > 0) {
-		struct call k = {.s = s, .fd = fd, .total = (size_t)total, .at = {iov, count, 0}};
-
-		r = do_send(&k);
-		return r == ET_STALE ? et_real.writev(fd, iov, count) : et_return(r);
-	}
-	et_sock_leave(s);
-	return et_real.writev(fd, iov, count);
+	r = vector(s, fd, iov, count, 0, true);
+	return r == ET_STALE ? et_real.writev(fd, iov, count) : et_return(r);
 }
+
+/*
+ * With the offset -1 these are readv() and writev() with flags, of which the
+ * fast path knows one; all others are refused by the kernel or mean nothing to a
+ * socket. Any other offset is an error.
+ */
+#define AT(name, type, real, write)                                                                \
+	ET_EXPORT ssize_t name(int fd, const struct iovec *iov, int count, type offset, int flags) \
+	{                                                                                          \
+		struct et_sock *s = et_sock_enter(fd);                                             \
+		ssize_t r;                                                                         \
+                                                                                                   \
+		if (et_likely(!s))                                                                 \
+			return et_real.real(fd, iov, count, offset, flags);                        \
+		if (offset != -1 || flags & ~RWF_NOWAIT)                                           \
+			ON_KERNEL(s, fd, et_real.real(fd, iov, count, offset, flags));             \
+		r = vector(s, fd, iov, count, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0, write);       \
+		return r == ET_STALE ? et_real.real(fd, iov, count, offset, flags) : et_return(r); \
+	}
+
+AT(preadv2, off_t, preadv2, false)
+AT(preadv64v2, off64_t, preadv64v2, false)
+AT(pwritev2, off_t, pwritev2, true)
+AT(pwritev64v2, off64_t, pwritev64v2, true)
 
 ET_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
@@ -652,7 +692,7 @@ ET_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 	ssize_t total, r;
 
 	if (et_likely(!s)) {
-		give_rights(msg);
+		each_right(msg, give_right);
 		return et_real.sendmsg(fd, msg, flags);
 	}
 	total = msg && msg->msg_iovlen <= UIO_MAX ? iov_total(msg->msg_iov, (int)msg->msg_iovlen)
@@ -679,9 +719,12 @@ ET_EXPORT int recvmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int fla
 	struct et_sock *s = et_sock_enter(fd);
 	int r;
 
-	if (et_likely(!s))
-		return et_real.recvmmsg(fd, msgs, count, flags, timeout);
-	ON_KERNEL(s, fd, et_real.recvmmsg(fd, msgs, count, flags, timeout));
+	if (et_unlikely(s))
+		ON_KERNEL(s, fd, et_real.recvmmsg(fd, msgs, count, flags, timeout));
+	r = et_real.recvmmsg(fd, msgs, count, flags, timeout);
+	for (int i = 0; i < r; i++)
+		each_right(&msgs[i].msg_hdr, take_right);
+	return r;
 }
 
 ET_EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int flags)
@@ -692,7 +735,7 @@ ET_EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int fla
 	if (et_unlikely(s))
 		ON_KERNEL(s, fd, et_real.sendmmsg(fd, msgs, count, flags));
 	for (unsigned int i = 0; msgs && i < count; i++)
-		give_rights(&msgs[i].msg_hdr);
+		each_right(&msgs[i].msg_hdr, give_right);
 	return et_real.sendmmsg(fd, msgs, count, flags);
 }
 
@@ -731,4 +774,47 @@ ET_EXPORT ssize_t splice(int in, off64_t *in_offset, int out, off64_t *out_offse
 	if (et_likely(!s))
 		return et_real.splice(in, in_offset, out, out_offset, n, flags);
 	ON_KERNEL(s, fd, et_real.splice(in, in_offset, out, out_offset, n, flags));
+}
+
+/* libc formats into a buffer and writes that itself. */
+ET_EXPORT int vdprintf(int fd, const char *format, va_list args)
+{
+	struct et_sock *s = et_sock_enter(fd);
+	int r;
+
+	if (et_likely(!s))
+		return et_real.vdprintf(fd, format, args);
+	ON_KERNEL(s, fd, et_real.vdprintf(fd, format, args));
+}
+
+ET_EXPORT int __vdprintf_chk(int fd, int flag, const char *format, va_list args)
+{
+	struct et_sock *s = et_sock_enter(fd);
+	int r;
+
+	if (et_likely(!s))
+		return et_real.__vdprintf_chk(fd, flag, format, args);
+	ON_KERNEL(s, fd, et_real.__vdprintf_chk(fd, flag, format, args));
+}
+
+ET_EXPORT int dprintf(int fd, const char *format, ...)
+{
+	va_list args;
+	int r;
+
+	va_start(args, format);
+	r = vdprintf(fd, format, args);
+	va_end(args);
+	return r;
+}
+
+ET_EXPORT int __dprintf_chk(int fd, int flag, const char *format, ...)
+{
+	va_list args;
+	int r;
+
+	va_start(args, format);
+	r = __vdprintf_chk(fd, flag, format, args);
+	va_end(args);
+	return r;
 }

@@ -60,6 +60,8 @@ ET_EXPORT int fcntl(int fd, int cmd, ...)
 	return do_fcntl(fd, cmd, arg, et_real.fcntl);
 }
 
+int __fcntl(int fd, int cmd, ...) __attribute__((alias("fcntl"), visibility("default")));
+
 ET_EXPORT int fcntl64(int fd, int cmd, ...)
 {
 	va_list ap;
@@ -211,15 +213,44 @@ ET_EXPORT int shutdown(int fd, int how)
 	return r;
 }
 
-/* libc's streams read, write and close where nobody sees it. */
-ET_EXPORT FILE *fdopen(int fd, const char *mode)
+/* libc will read, write or close it where nobody sees it: a plain socket. */
+static void leave_to_libc(int fd)
 {
 	struct et_sock *s = et_sock_enter(fd);
 
-	if (s) {
-		et_sock_pin_down(s, fd, ETRAN_PATH_API);
-		et_sock_forget(s);
-		et_sock_leave(s);
-	}
+	if (!s)
+		return;
+	et_sock_pin_down(s, fd, ETRAN_PATH_API);
+	et_sock_forget(s);
+	et_sock_leave(s);
+}
+
+ET_EXPORT FILE *fdopen(int fd, const char *mode)
+{
+	leave_to_libc(fd);
 	return et_real.fdopen(fd, mode);
 }
+
+#define AIO(name, type)                                                                            \
+	ET_EXPORT int name(struct type *job)                                                       \
+	{                                                                                          \
+		leave_to_libc(job->aio_fildes);                                                    \
+		return et_real.name(job);                                                          \
+	}
+
+AIO(aio_read, aiocb)
+AIO(aio_read64, aiocb64)
+AIO(aio_write, aiocb)
+AIO(aio_write64, aiocb64)
+
+#define LIO(name, type)                                                                            \
+	ET_EXPORT int name(int mode, struct type *const jobs[], int count, struct sigevent *event) \
+	{                                                                                          \
+		for (int i = 0; i < count; i++)                                                    \
+			if (jobs[i])                                                               \
+				leave_to_libc(jobs[i]->aio_fildes);                                \
+		return et_real.name(mode, jobs, count, event);                                     \
+	}
+
+LIO(lio_listio, aiocb)
+LIO(lio_listio64, aiocb64)

@@ -6,16 +6,20 @@
 #include <alloca.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "epoll.h"
+#include "fds.h"
 #include "lock.h"
 #include "sock.h"
 #include "start.h"
 
 long et_pid;
 _Atomic uint64_t et_fork_epoch;
+__thread bool et_vforked;
 
 /* Pipes whose write ends the children hold. */
 #define MAX_LIFELINES 16
@@ -28,6 +32,8 @@ static struct et_lock lifeline_lock;
 static _Atomic uint64_t unwatched;
 static int new_line[2] = {-1, -1}; /* between prepare and parent or child */
 static _Atomic bool in_use;
+/* Threads that wait in vfork(): their children have all descriptors. */
+static _Atomic uint32_t vforks;
 
 /* ---- who shares what ----------------------------------------------------- */
 
@@ -35,7 +41,7 @@ static _Atomic bool in_use;
 static bool children_since(uint64_t born)
 {
 	static const struct timespec now;
-	bool any = false;
+	bool any = atomic_load(&vforks) != 0;
 
 	if (!et_lock(&lifeline_lock))
 		return true;
@@ -114,7 +120,7 @@ static void in_parent(void)
 	atomic_store(&unwatched, epoch);
 }
 
-static void in_child(void)
+void et_process_child(void)
 {
 	et_pid = et_sys3(SYS_getpid, 0, 0, 0);
 	et_tid_cache = 0;
@@ -145,21 +151,119 @@ static void in_child(void)
 void et_process_init(void)
 {
 	et_pid = et_sys3(SYS_getpid, 0, 0, 0);
-	pthread_atfork(prepare, in_parent, in_child);
+	pthread_atfork(prepare, in_parent, et_process_child);
+}
+
+void et_process_unwatched(void)
+{
+	atomic_store(&unwatched, atomic_fetch_add(&et_fork_epoch, 1) + 1);
 }
 
 /* Runs no handlers; may be called by a signal handler. */
 ET_EXPORT pid_t _Fork(void)
 {
-	uint64_t epoch = atomic_fetch_add(&et_fork_epoch, 1) + 1;
 	pid_t pid;
 
-	atomic_store(&unwatched, epoch);
+	et_process_unwatched();
 	pid = et_real._Fork();
 	if (pid == 0)
-		in_child();
+		et_process_child();
 	return pid;
 }
+
+/* Its parent ends at once, so all that is the parent's is the child's. */
+ET_EXPORT int daemon(int nochdir, int noclose)
+{
+	int r;
+
+	for (int fd = et_fd_next(0, ET_FD_MAX); fd >= 0;
+	     fd = et_fd_next((uint32_t)fd + 1, ET_FD_MAX))
+		et_process_lends(fd);
+	r = et_real.daemon(nochdir, noclose);
+	for (int fd = 0; r == 0 && !noclose && fd <= STDERR_FILENO; fd++)
+		et_fd_new(fd);
+	return r;
+}
+
+/* ---- vfork, see vfork.S -------------------------------------------------- */
+
+void et_vfork_begin(void);
+int et_vfork_child(void);
+int et_vfork_parent(long r);
+
+void et_vfork_begin(void)
+{
+	atomic_fetch_add(&vforks, 1);
+	atomic_fetch_add(&et_fork_epoch, 1);
+}
+
+int et_vfork_child(void)
+{
+	et_vforked = true;
+	return 0;
+}
+
+/* The child is gone or has another program. r: its id, or a negative errno. */
+int et_vfork_parent(long r)
+{
+	atomic_fetch_sub(&vforks, 1);
+	if (et_vforked && et_own_process())
+		et_vforked = false;
+	return (int)et_return(r);
+}
+
+/* ---- clone --------------------------------------------------------------- */
+
+struct start {
+	int (*run)(void *);
+	void *arg;
+};
+
+/* In memory of its own. */
+static int run_copy(void *arg)
+{
+	const struct start s = *(const struct start *)arg;
+
+	et_process_child();
+	return s.run(s.arg);
+}
+
+/* As after vfork(). */
+static int run_borrowing(void *arg)
+{
+	const struct start *s = arg;
+
+	et_vfork_child();
+	return s->run(s->arg);
+}
+
+/* What shares the memory and does not stop its parent is a thread to us. */
+ET_EXPORT int clone(int (*run)(void *), void *stack, int flags, void *arg, ...)
+{
+	struct start s = {run, arg};
+	pid_t *parent, *child;
+	void *tls;
+	va_list ap;
+	int r;
+
+	va_start(ap, arg);
+	parent = va_arg(ap, pid_t *);
+	tls = va_arg(ap, void *);
+	child = va_arg(ap, pid_t *);
+	va_end(ap);
+	if (!(flags & (CLONE_VM | CLONE_FILES))) {
+		et_process_unwatched();
+		return et_real.clone(run_copy, stack, flags, &s, parent, tls, child);
+	}
+	if (!(flags & CLONE_VM) || !(flags & CLONE_VFORK) || flags & (CLONE_SETTLS | CLONE_FILES))
+		return et_real.clone(run, stack, flags, arg, parent, tls, child);
+	et_vfork_begin();
+	r = et_real.clone(run_borrowing, stack, flags, &s, parent, tls, child);
+	return et_vfork_parent(r < 0 ? -errno : r);
+}
+
+int __clone(int (*run)(void *), void *stack, int flags, void *arg, ...)
+	__attribute__((alias("clone"), visibility("default")));
 
 void et_process_use(void)
 {
@@ -179,14 +283,20 @@ void et_process_lends(int fd)
 
 	if (!s)
 		return;
-	if (!et_own_process()) {
-		/* The mode is the parent's word: look, do not touch. */
-		if (et_sock_mode(s) != ET_MODE_KERNEL)
-			et_demote_foreign(fd);
-	} else {
+	if (!et_own_process())
+		et_process_reclaims(fd);
+	else
 		et_sock_to_kernel(s, fd, ETRAN_PATH_FORK);
-	}
 	et_sock_leave(s);
+}
+
+void et_process_reclaims(int fd)
+{
+	struct et_sock *s = et_entry_object(et_fd_entry(fd));
+
+	/* The mode is the owner's word: look, do not touch. */
+	if (et_fd_is(fd, ET_FD_SOCK) && et_sock_mode(s) != ET_MODE_KERNEL)
+		et_demote_foreign(fd);
 }
 
 void et_process_hands_on(void)
@@ -231,6 +341,12 @@ ET_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
 	et_process_hands_on();
 	return et_real.fexecve(fd, argv, envp);
+}
+
+ET_EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
+{
+	et_process_hands_on();
+	return et_real.execveat(dir, path, argv, envp, flags);
 }
 
 static size_t count_args(const char *arg, va_list ap)

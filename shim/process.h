@@ -30,6 +30,18 @@ static inline bool et_own_process(void)
 	return et_sys3(SYS_getpid, 0, 0, 0) == et_pid;
 }
 
+/*
+ * Set in a vfork child, which has its parent's thread-local storage, until the
+ * parent goes on. A hint that costs no system call: a signal handler of the
+ * parent may find it set, too.
+ */
+extern __thread bool et_vforked;
+
+static inline bool et_borrowed(void)
+{
+	return __builtin_expect(et_vforked, 0) && !et_own_process();
+}
+
 void et_process_init(void);
 /* The program uses TCP: start the control side, once. */
 void et_process_use(void);
@@ -39,5 +51,10 @@ bool et_process_shares(int fd, uint64_t born);
 void et_process_hands_on(void);
 /* … and this one. */
 void et_process_lends(int fd);
+/* From a process that borrows our memory: the owner shall give that one back. */
+void et_process_reclaims(int fd);
+/* A new process, by means that run no handlers, and the child of such. */
+void et_process_unwatched(void);
+void et_process_child(void);
 
 #endif

@@ -464,6 +464,7 @@ void et_after_fork_child(void)
 	et_core.arena = NULL;
 	et_core.pub = NULL;
 	et_tid_cache = 0;
+	et_wait_after_fork();
 }
 
 int et_demote_foreign(int fd)

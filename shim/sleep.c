@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 
+#include "signals.h"
 #include "sock.h"
 #include "sys.h"
 
@@ -14,12 +15,6 @@
 #define WAKE_UP_NS 200000u
 /* Without a waiter a thread may miss a switch: it looks again so often. */
 #define NAP_NS 1000000u
-#define SIG_BIT(sig) (1ull << ((sig) - 1))
-/* Signals that end no sleep: raised by the thread's own instructions, and two
- * of libc's own. */
-#define SYNCHRONOUS                                                                                \
-	(SIG_BIT(SIGSEGV) | SIG_BIT(SIGBUS) | SIG_BIT(SIGFPE) | SIG_BIT(SIGILL) |                  \
-	 SIG_BIT(SIGTRAP) | SIG_BIT(SIGSYS) | SIG_BIT(SIGABRT) | SIG_BIT(32) | SIG_BIT(33))
 
 static uint32_t spin_cap(void)
 {
@@ -100,34 +95,6 @@ int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now
 	return r;
 }
 
-/*
- * ppoll() is never restarted, recv() is, unless the handler was installed
- * without SA_RESTART. Which signal it was is not known; so the program sees
- * EINTR when any handler that can run in this thread lacks SA_RESTART.
- */
-bool et_signals_restart(void)
-{
-	uint64_t blocked = 0;
-
-	et_sys6(SYS_rt_sigprocmask, SIG_BLOCK, 0, (long)&blocked, sizeof(blocked), 0, 0);
-	for (int sig = 1; sig < _NSIG; sig++) {
-		struct {
-			void *handler;
-			unsigned long flags;
-			void *restorer;
-			uint64_t mask;
-		} action;
-
-		if ((blocked | SYNCHRONOUS) & SIG_BIT(sig))
-			continue;
-		if (et_sys6(SYS_rt_sigaction, sig, 0, (long)&action, sizeof(action.mask), 0, 0) < 0)
-			continue;
-		if ((uintptr_t)action.handler > (uintptr_t)SIG_IGN && !(action.flags & SA_RESTART))
-			return false;
-	}
-	return true;
-}
-
 static int which(short events)
 {
 	return events == POLLOUT;
@@ -190,11 +157,17 @@ static bool fast_ready(struct et_wait *w)
 	return !c || et_sock_ready(w->s, c, w->events) || et_sock_wants_demote(w->s, c);
 }
 
+static void end_restart(void *restart)
+{
+	et_restart_end(restart);
+}
+
 static int sleep_once(struct et_wait *w, uint64_t now)
 {
 	struct pollfd p[ET_SLEEP_FDS];
-	int xsk[ET_SLEEP_FDS - 1];
+	int xsk[ET_SLEEP_FDS - 2];
 	struct et_waiter waiter;
+	struct et_restart restart = {.fd = -1};
 	uint64_t deadline = w->deadline;
 	enum et_mode mode;
 	nfds_t n = 0;
@@ -205,7 +178,7 @@ static int sleep_once(struct et_wait *w, uint64_t now)
 		int count;
 
 		et_flush();
-		count = et_wait_fds(xsk, ET_SLEEP_FDS - 1);
+		count = et_wait_fds(xsk, ET_SLEEP_FDS - 2);
 		while ((int)n < count) {
 			p[n] = (struct pollfd){.fd = xsk[n], .events = POLLIN};
 			n++;
@@ -221,13 +194,18 @@ static int sleep_once(struct et_wait *w, uint64_t now)
 		p[n++] = (struct pollfd){.fd = waiter.fd, .events = POLLIN};
 	else if (deadline - now > NAP_NS)
 		deadline = now + NAP_NS;
+	if (w->deadline == ET_NO_DEADLINE && et_restart_begin(&restart))
+		p[n++] = (struct pollfd){.fd = restart.fd, .events = POLLIN};
 	et_sock_step_out(w->s);
-	r = et_sleep(err ? NULL : &waiter, p, n, now, deadline, NULL, &w->s->file, ET_FD_SOCK);
+	pthread_cleanup_push(end_restart, &restart);
+	r = et_sleep(err ? NULL : &waiter, p, n, now, deadline,
+		     restart.fd >= 0 ? &restart.mask : NULL, &w->s->file, ET_FD_SOCK);
+	pthread_cleanup_pop(1);
 	et_sock_step_in(w->s);
 	if (!err)
 		et_wait_end(&waiter);
-	if (r == -EINTR)
-		return w->deadline == ET_NO_DEADLINE && et_signals_restart() ? 0 : -EINTR;
+	if (r == -EINTR && w->deadline == ET_NO_DEADLINE && restart.fd < 0 && et_signals_restart())
+		r = 0;
 	return r < 0 ? r : 0;
 }
 

@@ -16,7 +16,7 @@ struct et_file;
 struct et_sock;
 
 #define ET_NO_DEADLINE UINT64_MAX
-/* Waiter, descriptors of the transport, one or two of the kernel. */
+/* Waiter, signals, descriptors of the transport, one or two of the kernel. */
 #define ET_SLEEP_FDS 16
 
 /* What is expected of the next wait at one place. */
@@ -45,9 +45,6 @@ uint64_t et_deadline(uint64_t now, int64_t timeout_ns);
  */
 int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now, uint64_t deadline,
 	     const sigset_t *mask, struct et_file *f, int kind);
-
-/* Would the kernel restart a system call after the signals that can come now? */
-bool et_signals_restart(void);
 
 /* A thread that waits for one socket. */
 struct et_wait {

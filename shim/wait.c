@@ -15,27 +15,30 @@
 static struct et_lock waiters_lock;
 static struct et_waiter *_Atomic waiters;
 static __thread struct et_waiter *own;
-static __thread int own_fd = -1;
+/* Eventfds that nobody uses now: threads come and go, and must leave none. */
+static int idle[64];
+static unsigned idle_count; /* waiters_lock */
 
+/* Lock held. */
 static int waiter_fd(void)
 {
 	int fd;
 
-	if (own_fd >= 0)
-		return own_fd;
+	if (idle_count)
+		return idle[--idle_count];
 	fd = (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
-	if (fd >= 0)
-		own_fd = et_fd_hide(fd);
-	return fd < 0 ? fd : own_fd;
+	return fd < 0 ? fd : et_fd_hide(fd);
 }
 
 int et_wait_begin(struct et_waiter *w)
 {
-	w->fd = waiter_fd();
-	if (w->fd < 0)
-		return w->fd;
 	if (!et_lock(&waiters_lock))
 		return -EAGAIN;
+	w->fd = waiter_fd();
+	if (w->fd < 0) {
+		et_unlock(&waiters_lock);
+		return w->fd;
+	}
 	w->next = atomic_load_explicit(&waiters, memory_order_relaxed);
 	w->prev = (struct et_waiter **)&waiters;
 	if (w->next)
@@ -57,8 +60,15 @@ void et_wait_end(struct et_waiter *w)
 	if (w->next)
 		w->next->prev = w->prev;
 	own = NULL;
-	et_unlock(&waiters_lock);
+	/* Off the list, nobody writes to it any more. */
 	et_sys_read(w->fd, &count, sizeof(count));
+	if (idle_count < sizeof(idle) / sizeof(*idle)) {
+		idle[idle_count++] = w->fd;
+	} else {
+		et_fd_unhide(w->fd);
+		et_sys_close(w->fd);
+	}
+	et_unlock(&waiters_lock);
 	/* The daemon's eventfd is shared: whoever empties it tells the others. */
 	if (et_core.wake >= 0 && et_sys_read(et_core.wake, &count, sizeof(count)) > 0) {
 		et_conns_look();
@@ -102,4 +112,16 @@ int et_wait_fds(int *fds, int max)
 	for (unsigned q = 0; q < et_queues(&et_core.context) && n < max; q++)
 		fds[n++] = et_core.context.queue[q].fd;
 	return n;
+}
+
+/* The sleepers are the parent's threads, and their eventfds are its own. */
+void et_wait_after_fork(void)
+{
+	/* If one of them was at it just then, the descriptors are left open. */
+	while (!waiters_lock.owner && idle_count)
+		et_sys_close(idle[--idle_count]);
+	idle_count = 0;
+	waiters_lock = (struct et_lock){0};
+	atomic_store(&waiters, NULL);
+	own = NULL;
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,13 +37,20 @@ func build(t *testing.T, name string) string {
 // run starts a program, preloaded or not; there is no daemon for it to find.
 func run(t *testing.T, preload bool, name string, args ...string) result {
 	t.Helper()
+	env := []string{"ETRAN_RUN_DIR=" + t.TempDir()}
+	if preload {
+		env = append(env, "LD_PRELOAD="+build(t, "libetran.so"))
+	}
+	return runEnv(t, env, name, args...)
+}
+
+// runEnv starts a program with additions to the environment.
+func runEnv(t *testing.T, env []string, name string, args ...string) result {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "ETRAN_RUN_DIR="+t.TempDir())
-	if preload {
-		cmd.Env = append(cmd.Env, "LD_PRELOAD="+build(t, "libetran.so"))
-	}
+	cmd.Env = slices.Concat(os.Environ(), []string{"LC_ALL=C"}, env)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
