@@ -225,7 +225,7 @@ static struct et_conn *take_slot(void)
 	return NULL;
 }
 
-struct et_conn *et_conn_open(int fd, void *user)
+struct et_conn *et_conn_open(int fd, void *user, enum etran_path_reason why)
 {
 	struct et_conn *c;
 
@@ -234,7 +234,7 @@ struct et_conn *et_conn_open(int fd, void *user)
 	c = take_slot();
 	if (c) {
 		reset(c, user);
-		if (try_tell(c, ETRAN_MSG_OBSERVE, ETRAN_PATH_OK, fd)) {
+		if (try_tell(c, ETRAN_MSG_OBSERVE, why, fd)) {
 			c->user = NULL;
 			set_phase(c, ETRAN_PHASE_FREE);
 			c = NULL;

@@ -275,7 +275,7 @@ static void open_locked(struct et_sock *s)
 		postpone(s);
 		return;
 	}
-	c = et_conn_open(fd, s);
+	c = et_conn_open(fd, s, et_config_allows(fd) ? ETRAN_PATH_OK : ETRAN_PATH_POLICY);
 	if (!c) {
 		back_off(s, ETRAN_PATH_LIMIT);
 		return;
@@ -340,10 +340,36 @@ static void break_locked(struct et_sock *s)
 	et_sys3(SYS_shutdown, atomic_load(&s->file.fd), SHUT_RDWR, 0);
 }
 
+/* Refused for good by something that a strict program wants to know of. Its own
+ * rules are none. */
+static bool fails_strict(struct et_sock *s, enum etran_path_reason why)
+{
+	switch (why) {
+	case ETRAN_PATH_POLICY:
+		return et_config_allows(atomic_load(&s->file.fd));
+	case ETRAN_PATH_LOCAL:
+	case ETRAN_PATH_NO_DEVICE:
+	case ETRAN_PATH_OPTION:
+	case ETRAN_PATH_FILTER:
+	case ETRAN_PATH_DEVICE_BUSY:
+	case ETRAN_PATH_LIMIT:
+	case ETRAN_PATH_NAT:
+	case ETRAN_PATH_IPSEC:
+	case ETRAN_PATH_MULTIPATH:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void gone_locked(struct et_sock *s, struct et_conn *c)
 {
 	enum etran_path_reason why = et_conn_reason(c);
 
+	if (et_unlikely(et_config.strict) && fails_strict(s, why)) {
+		et_log("fd %d: strict, reset, reason %d", atomic_load(&s->file.fd), (int)why);
+		break_locked(s);
+	}
 	if (et_conn_lost(c)) {
 		break_locked(s);
 		why = ETRAN_PATH_PEER_RST;

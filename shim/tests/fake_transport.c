@@ -125,9 +125,9 @@ static void start_daemon(void)
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
-struct et_conn *et_conn_open(int fd, void *user)
+struct et_conn *et_conn_open(int fd, void *user, enum etran_path_reason why)
 {
-	if (!fake.up)
+	if (!fake.up || why != ETRAN_PATH_OK)
 		return NULL;
 	start_daemon();
 	for (int i = 0; i < CONNS; i++) {

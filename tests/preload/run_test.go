@@ -35,7 +35,7 @@ func main() {
 `
 
 // TestRun: etran run says what it can't accelerate, and why, and runs it all the
-// same; --require makes that an error. The programs are real ones, and say
+// same; --strict makes that an error. The programs are real ones, and say
 // themselves whether they have the library.
 func TestRun(t *testing.T) {
 	t.Parallel()
@@ -77,12 +77,12 @@ func TestRun(t *testing.T) {
 			if tc.reason != "" && !strings.Contains(got.stderr, "it runs on the kernel's TCP") {
 				t.Errorf("said %q, want what happens", got.stderr)
 			}
-			got = etranRun(t, env, "run", "--require", "--", tc.program)
+			got = etranRun(t, env, "run", "--strict", "--", tc.program)
 			if tc.reason == "" && got.exit != 7 {
-				t.Errorf("with --require: %+v", got)
+				t.Errorf("with --strict: %+v", got)
 			}
 			if tc.reason != "" && (got.exit != 125 || got.stdout != "" || !strings.Contains(got.stderr, tc.reason)) {
-				t.Errorf("with --require: %+v, want status 125 and %q", got, tc.reason)
+				t.Errorf("with --strict: %+v, want status 125 and %q", got, tc.reason)
 			}
 		})
 	}

@@ -80,7 +80,7 @@ struct etran_msg_registered {
 	__u32 app;
 	__u32 generation;
 	__u32 slots;
-	/* Policy; the program's ETRAN_* environment may only lower it. */
+	/* Policy, where the program's ETRAN_* environment says nothing. */
 	__u32 promote_after; /* exchanges before a connection is a candidate */
 	__u32 promote_bytes; /* or octets, whichever is first */
 	__u32 spin_us;       /* default bound of spinning, microseconds */
@@ -98,7 +98,8 @@ struct etran_msg_slot {
 	struct etran_msg_header h;
 	__u32 slot;
 	__u32 generation; /* 0 in OBSERVE */
-	__u32 reason;     /* enum etran_path_reason */
+	/* enum etran_path_reason; OBSERVE: POLICY if the program wants none of it */
+	__u32 reason;
 	__u32 number;     /* OBSERVE: the socket's descriptor in the program */
 };
 

@@ -7,26 +7,25 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/etran-go/etran/runtime/internal/rules"
 )
 
-// The environment variables that libetran.so reads.
-const (
-	envPromote = "ETRAN_PROMOTE"
-	envSpin    = "ETRAN_SPIN_US"
-	envAfter   = "ETRAN_PROMOTE_AFTER"
-	envLog     = "ETRAN_LOG"
-	envRequire = "ETRAN_REQUIRE"
-	envRunDir  = "ETRAN_RUN_DIR"
-)
+// envRunDir names the daemon's directory, to this tool and to libetran.so.
+const envRunDir = "ETRAN_RUN_DIR"
+
+// envRules names the file of rules.
+const envRules = "ETRAN_RULES"
 
 // envLib names the library to preload, in place of the one beside the tool.
 const envLib = "ETRAN_LIB"
@@ -38,51 +37,101 @@ const controlSocket = "control.sock"
 
 // Exit statuses for programs that can't be run, as env(1) and shells use them.
 const (
-	statusRefused  = 125 // by --require
+	statusRefused  = 125 // by --strict
 	statusNoExec   = 126
 	statusNotFound = 127
 )
 
-// runOptions are the flags of etran run.
-type runOptions struct {
-	promote   string
-	spinUs    int
-	exchanges int
-	log       string
-	require   bool
-}
-
 func newRunCommand(runDir *string) *cobra.Command {
-	var o runOptions
+	var o settingFlags
+	var file string
 	cmd := &cobra.Command{
 		Use:   "run [options] -- command…",
 		Short: "run a program with its TCP connections on the fast path",
 		Long: `Run a program with libetran.so preloaded. Its TCP connections go to the fast
 path when they have shown that they live, and back whenever it must be.
 
-A program that can't be accelerated is run all the same, on the kernel's TCP,
-and a line on standard error says why; --require makes that an error.`,
+What the rules say of the program counts, if there are any; options win over
+them. A program that can't be accelerated is run all the same, on the kernel's
+TCP, and a line on standard error says why; --strict makes that an error, and
+resets connections that are refused the fast path.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return run(cmd, *runDir, o, args)
+			r, err := rules.Load(file)
+			if err != nil {
+				return err
+			}
+			settings, err := o.settings(cmd.Flags().Changed)
+			if err != nil {
+				return err
+			}
+			return run(cmd, *runDir, &r, settings, args)
 		},
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // flags after the command are the command's
-	f.StringVar(&o.promote, "promote", "on", "when connections go to the fast path: on (when worth it), off, eager")
-	f.IntVar(&o.spinUs, "spin-us", 0, "how long calls spin before they block, at most, in µs; 0 never spins (default: adaptive)")
-	f.IntVar(&o.exchanges, "after-exchanges", 0, "exchanges before a connection is promoted (default: the library's)")
-	f.StringVar(&o.log, "log", "", "file for the library's log")
-	f.BoolVar(&o.require, "require", false, "fail if the program can't be accelerated")
+	f.StringVar(&file, "rules", os.Getenv(envRules), "file of rules; the default is $"+envRules+", or "+rules.DefaultFile+" if it exists")
+	o.define(f)
 	return cmd
 }
 
-// run replaces this process by the program. It returns only errors.
-func run(cmd *cobra.Command, runDir string, o runOptions, args []string) error {
-	settings, err := o.environment(cmd.Flags().Changed, runDir)
-	if err != nil {
-		return err
+// settingFlags are the flags for what rules can say, too.
+type settingFlags struct {
+	profile, promote, log   string
+	exchanges, bytes, spins uint32
+	ports, networks         []string
+	strict                  bool
+}
+
+func (o *settingFlags) define(f *pflag.FlagSet) {
+	f.StringVar(&o.profile, "profile", "", "safe (promotes late, never spins), balanced (as the daemon has it) or latency (promotes at once, spins)")
+	f.StringVar(&o.promote, "promote", "", "when connections go to the fast path: on (when worth it), off, eager (at once)")
+	f.Uint32Var(&o.exchanges, "after-exchanges", 0, "exchanges before a connection is promoted (default: the daemon's)")
+	f.Uint32Var(&o.bytes, "after-bytes", 0, "or bytes, whichever is first (default: the daemon's)")
+	f.Uint32Var(&o.spins, "spin-us", 0, "how long calls spin before they block, at most, in µs; 0 never spins (default: the daemon's)")
+	f.StringSliceVar(&o.ports, "ports", nil, "promote only connections with one of these ports, or ranges, at an end")
+	f.StringSliceVar(&o.networks, "networks", nil, "promote only connections with a peer in one of these")
+	f.BoolVar(&o.strict, "strict", false, "fail if the program or a connection of it can't be accelerated")
+	f.StringVar(&o.log, "log", "", "file for the library's log")
+}
+
+// settings are those of the flags that were given.
+func (o *settingFlags) settings(given func(flag string) bool) (rules.Settings, error) {
+	s := rules.Settings{Log: o.log}
+	if given("after-exchanges") {
+		s.AfterExchanges = &o.exchanges
 	}
+	if given("after-bytes") {
+		s.AfterBytes = &o.bytes
+	}
+	if given("spin-us") {
+		s.SpinUs = &o.spins
+	}
+	if given("strict") {
+		s.Strict = &o.strict
+	}
+	var err error
+	if o.profile != "" {
+		err = errors.Join(err, s.Profile.UnmarshalText([]byte(o.profile)))
+	}
+	if o.promote != "" {
+		err = errors.Join(err, s.Promote.UnmarshalText([]byte(o.promote)))
+	}
+	for _, text := range o.ports {
+		var ports rules.Ports
+		err = errors.Join(err, ports.UnmarshalText([]byte(text)))
+		s.Ports = append(s.Ports, ports)
+	}
+	for _, text := range o.networks {
+		network, parseErr := netip.ParsePrefix(text)
+		err = errors.Join(err, parseErr)
+		s.Networks = append(s.Networks, network)
+	}
+	return s, err
+}
+
+// run replaces this process by the program. It returns only errors.
+func run(cmd *cobra.Command, runDir string, r *rules.Rules, flags rules.Settings, args []string) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		status := statusNotFound
@@ -91,57 +140,29 @@ func run(cmd *cobra.Command, runDir string, o runOptions, args []string) error {
 		}
 		return &exitError{status, err}
 	}
-	if err := checkProgram(cmd.ErrOrStderr(), path, args[1:], runDir, o.require); err != nil {
+	settings := flags.Over(r.For(path))
+	env, err := settings.Environment()
+	if err != nil {
+		return err
+	}
+	strict := settings.Strict != nil && *settings.Strict
+	if err := checkProgram(cmd.ErrOrStderr(), path, args[1:], runDir, strict); err != nil {
 		return err
 	}
 	lib, err := findLibrary()
 	if err != nil {
 		return err
 	}
-	environ := mergeEnvironment(os.Environ(), settings)
-	environ = mergeEnvironment(environ, []string{preload(lib, os.Getenv(envPreload))})
-	if err := syscall.Exec(path, args, environ); err != nil {
+	env = append(env, envRunDir+"="+runDir, preload(lib, os.Getenv(envPreload)))
+	if err := syscall.Exec(path, args, mergeEnvironment(os.Environ(), env)); err != nil {
 		return &exitError{statusNoExec, fmt.Errorf("running %s: %w", path, err)}
 	}
 	return nil
 }
 
-// environment translates the flags that were given. Others leave the
-// environment alone, so that an outer setting passes through.
-func (o runOptions) environment(given func(flag string) bool, runDir string) ([]string, error) {
-	if !slices.Contains([]string{"on", "off", "eager"}, o.promote) {
-		return nil, fmt.Errorf("--promote=%s: it takes on, off or eager", o.promote)
-	}
-	if o.spinUs < 0 || o.exchanges < 0 {
-		return nil, errors.New("--spin-us and --after-exchanges take no negative numbers")
-	}
-	env := []string{envRunDir + "=" + runDir}
-	if given("promote") {
-		env = append(env, envPromote+"="+o.promote)
-	}
-	if given("spin-us") {
-		env = append(env, envSpin+"="+strconv.Itoa(o.spinUs))
-	}
-	if given("after-exchanges") {
-		env = append(env, envAfter+"="+strconv.Itoa(o.exchanges))
-	}
-	if given("log") {
-		// The program may change its working directory.
-		path, err := filepath.Abs(o.log)
-		if err != nil {
-			return nil, fmt.Errorf("finding the log file %s: %w", o.log, err)
-		}
-		env = append(env, envLog+"="+path)
-	}
-	if o.require {
-		env = append(env, envRequire+"=1")
-	}
-	return env, nil
-}
-
 // checkProgram says on w why a program won't be accelerated, or returns that
-// as an error if acceleration is required.
-func checkProgram(w io.Writer, path string, args []string, runDir string, require bool) error {
+// as an error if the program is to run strictly.
+func checkProgram(w io.Writer, path string, args []string, runDir string, strict bool) error {
 	reason, err := whyNotPreloadable(path, args)
 	if err != nil {
 		return &exitError{statusNoExec, err}
@@ -155,7 +176,7 @@ func checkProgram(w io.Writer, path string, args []string, runDir string, requir
 	if reason == "" {
 		return nil
 	}
-	if require {
+	if strict {
 		return &exitError{statusRefused, errors.New(reason)}
 	}
 	fmt.Fprintf(w, "etran: %s; it runs on the kernel's TCP\n", reason)

@@ -11,27 +11,35 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 )
 
-func TestRunEnvironment(t *testing.T) {
-	all := func(string) bool { return true }
-	none := func(string) bool { return false }
+func TestSettingFlags(t *testing.T) {
 	for _, tc := range []struct {
-		name  string
-		o     runOptions
-		given func(string) bool
-		want  []string // nil: an error
+		args string
+		want string // "": an error
 	}{
-		{"no flags", runOptions{promote: "on"}, none, []string{"ETRAN_RUN_DIR=/d"}},
-		{"all flags", runOptions{promote: "eager", spinUs: 7, exchanges: 3, log: "/l", require: true}, all, []string{
-			"ETRAN_RUN_DIR=/d", "ETRAN_PROMOTE=eager", "ETRAN_SPIN_US=7", "ETRAN_PROMOTE_AFTER=3", "ETRAN_LOG=/l", "ETRAN_REQUIRE=1",
-		}},
-		{"bad promote", runOptions{promote: "maybe"}, none, nil},
-		{"bad spin", runOptions{promote: "on", spinUs: -1}, none, nil},
+		{"--spin-us=0", "ETRAN_SPIN_US=0"},
+		{"--promote=eager --spin-us=7 --strict", "ETRAN_PROMOTE_AFTER=1 ETRAN_PROMOTE_BYTES=1 ETRAN_SPIN_US=7 ETRAN_STRICT=1"},
+		{"--after-exchanges=3 --after-bytes=4 --log=/l", "ETRAN_PROMOTE_AFTER=3 ETRAN_PROMOTE_BYTES=4 ETRAN_LOG=/l"},
+		{"--promote=off --ports=1,2-3 --networks=10.0.0.0/8", "ETRAN_PROMOTE=off ETRAN_PORTS=1,2-3 ETRAN_NETWORKS=10.0.0.0/8"},
+		{"--promote=maybe", ""},
+		{"--profile=none", ""},
+		{"--ports=x", ""},
+		{"--networks=10.0.0.1", ""},
 	} {
-		got, err := tc.o.environment(tc.given, "/d")
-		if (err != nil) != (tc.want == nil) || !slices.Equal(got, tc.want) {
-			t.Errorf("%s: got %q, %v", tc.name, got, err)
+		var o settingFlags
+		f := pflag.NewFlagSet("run", pflag.ContinueOnError)
+		o.define(f)
+		if err := f.Parse(strings.Fields(tc.args)); err != nil {
+			t.Fatal(err)
+		}
+		settings, err := o.settings(f.Changed)
+		env, envErr := settings.Environment()
+		got := strings.Join(env, " ")
+		if (err != nil) != (tc.want == "") || envErr != nil || (err == nil && got != tc.want) {
+			t.Errorf("%s: got %q, %v, %v", tc.args, got, err, envErr)
 		}
 	}
 }
@@ -73,7 +81,7 @@ func TestCheckProgram(t *testing.T) {
 	}
 	var exit *exitError
 	if err := checkProgram(&notice, self, nil, dir, true); !errors.As(err, &exit) || exit.status != statusRefused {
-		t.Errorf("a Go program with --require: %v", err)
+		t.Errorf("a Go program with --strict: %v", err)
 	}
 	if err := checkProgram(&notice, "/bin/sh", nil, t.TempDir(), true); err == nil || !strings.Contains(err.Error(), "no etrand") {
 		t.Errorf("no daemon: %v", err)

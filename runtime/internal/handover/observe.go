@@ -14,8 +14,9 @@ import (
 
 // Observe starts watching the connection of a socket, whose descriptor the
 // slot takes over: XDP passes its segments and remembers what it saw. number is
-// the descriptor in the program, as the program says.
-func (s *Slot) Observe(fd, number int) error {
+// the descriptor in the program, as the program says. A connection that the
+// program declines by its own rules is refused like one that ours exclude.
+func (s *Slot) Observe(fd, number int, declined bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.phase != abi.PhaseFree && s.phase != abi.PhaseRefused {
@@ -24,7 +25,7 @@ func (s *Slot) Observe(fd, number int) error {
 	}
 	s.fd, s.note, s.sock = fd, Note{}, socket{}
 	s.number, s.missed, s.alone = number, false, false
-	if reason := s.observe(); reason != abi.PathReasonOk {
+	if reason := s.observe(declined); reason != abi.PathReasonOk {
 		s.refuse(reason)
 		return nil
 	}
@@ -42,7 +43,7 @@ func (s *Slot) refuse(reason abi.PathReason) {
 	s.setPhase(abi.PhaseRefused)
 }
 
-func (s *Slot) observe() abi.PathReason {
+func (s *Slot) observe(declined bool) abi.PathReason {
 	var reason abi.PathReason
 	if s.env.Stopping.Load() {
 		return abi.PathReasonShutdown
@@ -51,7 +52,7 @@ func (s *Slot) observe() abi.PathReason {
 		return reason
 	}
 	s.note.Traffic = s.owner.Recall(s.sock.cookie)
-	if !s.env.Policy.AllowsConn(s.sock.local, s.sock.remote) {
+	if declined || !s.env.Policy.AllowsConn(s.sock.local, s.sock.remote) {
 		return abi.PathReasonPolicy
 	}
 	if reason = s.findDevice(); reason != abi.PathReasonOk {
