@@ -171,7 +171,8 @@ ET_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
                                                                                                    \
 		if (et_likely(!s))                                                                 \
 			return call;                                                               \
-		et_sock_steady(s, fd);                                                             \
+		if (et_sock_mode(s) != ET_MODE_FOREIGN)                                            \
+			et_sock_steady(s, fd);                                                     \
 		et_sock_step_out(s);                                                               \
 		locked = et_lock(&s->lock);                                                        \
 		r = call;                                                                          \

@@ -100,23 +100,26 @@ static void in_parent(void)
 {
 	uint64_t epoch = atomic_load(&et_fork_epoch);
 	struct lifeline *l = NULL;
+	const int line = new_line[0];
 
 	if (!et_fd_limit || !et_policy.promote)
 		return;
-	if (new_line[0] >= 0)
+	if (line >= 0)
 		et_sys_close(new_line[1]);
-	if (new_line[0] >= 0 && et_lock(&lifeline_lock)) {
+	/* A child that no handler is run for must not take it for its own. */
+	new_line[0] = new_line[1] = -1;
+	if (line >= 0 && et_lock(&lifeline_lock)) {
 		l = free_line();
 		if (l) {
-			l->fd = et_fd_hide(new_line[0]);
+			l->fd = et_fd_hide(line);
 			l->epoch = epoch;
 		}
 		et_unlock(&lifeline_lock);
 	}
 	if (l)
 		return;
-	if (new_line[0] >= 0)
-		et_sys_close(new_line[0]);
+	if (line >= 0)
+		et_sys_close(line);
 	atomic_store(&unwatched, epoch);
 }
 
