@@ -345,9 +345,10 @@ OPEN(open64, (const char *path, int flags, ...), path)
 OPEN(openat, (int dir, const char *path, int flags, ...), dir, path)
 OPEN(openat64, (int dir, const char *path, int flags, ...), dir, path)
 
-int __open(const char *path, int flags, ...) __attribute__((alias("open"), visibility("default")));
+int __open(const char *path, int flags, ...)
+	__attribute__((alias("open"), copy(open), visibility("default")));
 int __open64(const char *path, int flags, ...)
-	__attribute__((alias("open64"), visibility("default")));
+	__attribute__((alias("open64"), copy(open64), visibility("default")));
 
 static FILE *new_stream(FILE *stream)
 {

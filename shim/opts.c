@@ -60,7 +60,7 @@ ET_EXPORT int fcntl(int fd, int cmd, ...)
 	return do_fcntl(fd, cmd, arg, et_real.fcntl);
 }
 
-int __fcntl(int fd, int cmd, ...) __attribute__((alias("fcntl"), visibility("default")));
+int __fcntl(int fd, int cmd, ...) __attribute__((alias("fcntl"), copy(fcntl), visibility("default")));
 
 ET_EXPORT int fcntl64(int fd, int cmd, ...)
 {

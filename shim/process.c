@@ -266,7 +266,7 @@ ET_EXPORT int clone(int (*run)(void *), void *stack, int flags, void *arg, ...)
 }
 
 int __clone(int (*run)(void *), void *stack, int flags, void *arg, ...)
-	__attribute__((alias("clone"), visibility("default")));
+	__attribute__((alias("clone"), copy(clone), visibility("default")));
 
 /* A strict program waits two seconds for the daemon, once. */
 static bool served(void)

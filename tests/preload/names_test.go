@@ -120,7 +120,7 @@ func (n *nameTest) run(t *testing.T, tb *testbed.Testbed) error {
 	if slices.Contains(closes, n.name) && after.ClosedBehind != before.ClosedBehind {
 		return errors.New("the library did not see the end")
 	}
-	return nil
+	return errors.Join(p.finish(ctx), p.complaint())
 }
 
 // partner is the program with what the test has of it.
@@ -274,6 +274,11 @@ func (p *partner) use(ctx context.Context, name string) error {
 			return errors.New("the peer does not see the end")
 		}
 	}
+	return nil
+}
+
+// finish lets the program end. If its connection is fast, that is a death.
+func (p *partner) finish(ctx context.Context) error {
 	p.stdin.Close()
 	return p.process.Wait(ctx)
 }
@@ -290,10 +295,12 @@ func (p *partner) end() {
 func (p *partner) complaint() error {
 	select {
 	case <-p.process.Done():
-		return errors.New(strconv.Quote(p.stderr.String()))
+		if p.stderr.Len() > 0 {
+			return errors.New(strconv.Quote(p.stderr.String()))
+		}
 	default:
-		return nil
 	}
+	return nil
 }
 
 // hide returns a copy of the library without one of its names: a symbol without

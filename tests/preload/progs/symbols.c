@@ -377,8 +377,8 @@ static void check_names(void)
 	struct sockaddr_in a;
 	socklen_t n = sizeof(a);
 
-	CHECK(getsockname(fd, (struct sockaddr *)&a, &n) == 0 && n == sizeof(a));
 	CHECK(getpeername(fd, (struct sockaddr *)&a, &n) == 0 && n == sizeof(a));
+	CHECK(getsockname(fd, (struct sockaddr *)&a, &n) == 0 && n == sizeof(a));
 	CHECK(bind(fd, (struct sockaddr *)&a, n) == -1 && errno == EINVAL);
 }
 
@@ -434,22 +434,28 @@ static int speak(void *arg)
 	_exit(send(fd, HELLO, N, 0) != N);
 }
 
+/* The child has the connection given back, which its owner does in a call. */
+static void expect_child(pid_t pid)
+{
+	CHECK(pid > 0);
+	expect_echo(fd);
+	await(pid);
+}
+
 CASE(_Fork)
 {
 	pid_t pid = _Fork();
 
 	if (pid == 0)
 		speak(NULL);
-	await(pid);
-	expect_echo(fd);
+	expect_child(pid);
 }
 
 static char stack[STACK] __attribute__((aligned(16)));
 
 CASE(clone)
 {
-	await(clone(speak, stack + STACK, SIGCHLD, NULL));
-	expect_echo(fd);
+	expect_child(clone(speak, stack + STACK, SIGCHLD, NULL));
 }
 
 /* A child that borrows our memory has numbers of its own: fd is its pipe. */
@@ -630,8 +636,7 @@ CASE(syscall)
 	pid = (pid_t)syscall(SYS_fork);
 	if (pid == 0)
 		speak(NULL);
-	await(pid);
-	expect_echo(fd);
+	expect_child(pid);
 	CHECK(syscall(SYS_mmap, NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != -1);
 	CHECK(syscall(9999) == -1 && errno == ENOSYS);
 	pid = clone(threadlike, stack + STACK, CLONE_VM | SIGCHLD, &seen);
