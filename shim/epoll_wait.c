@@ -149,7 +149,7 @@ static int sleep_once(struct waiting *w)
 			p[++count] = (struct pollfd){.fd = fds[i], .events = POLLIN};
 	}
 	r = et_sleep(err ? NULL : &waiter, p, (nfds_t)count + 1, now, deadline, w->mask,
-		     &w->ep->file, ET_FD_EPOLL);
+		     &w->ep->file, ET_FD_EPOLL, NULL);
 	if (!err)
 		et_wait_end(&waiter);
 	return r < 0 ? r : 0;

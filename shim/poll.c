@@ -202,7 +202,7 @@ static int sleep_once(struct polling *p)
 	for (int i = 0; i < count; i++)
 		*extra++ = (struct pollfd){.fd = fds[i], .events = POLLIN};
 	r = et_sleep(err ? NULL : &waiter, p->copy, (nfds_t)(extra - p->copy), now, deadline,
-		     p->mask, NULL, 0);
+		     p->mask, NULL, 0, NULL);
 	if (!err)
 		et_wait_end(&waiter);
 	return r < 0 ? r : 0;

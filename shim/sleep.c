@@ -56,12 +56,15 @@ struct sleeper {
 	struct et_waiter *w;
 	struct et_file *f;
 	enum et_kind kind;
+	const struct et_restart *restart;
 };
 
 static void cancelled(void *arg)
 {
 	struct sleeper *s = arg;
 
+	if (s->restart)
+		et_restart_end(s->restart);
 	if (s->w)
 		et_wait_end(s->w);
 	if (s->f)
@@ -81,12 +84,12 @@ static __attribute__((noinline)) int sleep_for(struct pollfd *fds, nfds_t count,
 }
 
 int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now, uint64_t deadline,
-	     const sigset_t *mask, struct et_file *f, int kind)
+	     const sigset_t *mask, struct et_file *f, int kind, const struct et_restart *restart)
 {
 	uint64_t left = deadline > now ? deadline - now : 0;
 	struct timespec t = {.tv_sec = (time_t)(left / 1000000000u),
 			     .tv_nsec = (long)(left % 1000000000u)};
-	struct sleeper s = {w, f, (enum et_kind)kind};
+	struct sleeper s = {w, f, (enum et_kind)kind, restart};
 	int r;
 
 	pthread_cleanup_push(cancelled, &s);
@@ -157,9 +160,25 @@ static bool fast_ready(struct et_wait *w)
 	return !c || et_sock_ready(w->s, c, w->events) || et_sock_wants_demote(w->s, c);
 }
 
-static void end_restart(void *restart)
+/* As recv() sleeps: calls with a time-out are never restarted. There is room for
+ * one more in p. */
+static int sleep_in(struct et_wait *w, struct et_waiter *waiter, struct pollfd *p, nfds_t n,
+		    uint64_t now, uint64_t deadline)
 {
-	et_restart_end(restart);
+	struct et_restart restart = {.fd = -1};
+	bool forever = w->deadline == ET_NO_DEADLINE;
+	const sigset_t *mask = NULL;
+	int r;
+
+	if (forever && et_restart_begin(&restart)) {
+		p[n++] = (struct pollfd){.fd = restart.fd, .events = POLLIN};
+		mask = &restart.mask;
+	}
+	r = et_sleep(waiter, p, n, now, deadline, mask, &w->s->file, ET_FD_SOCK, &restart);
+	et_restart_end(&restart);
+	if (r == -EINTR && forever && !mask && et_signals_restart())
+		r = 0;
+	return r;
 }
 
 static int sleep_once(struct et_wait *w, uint64_t now)
@@ -167,7 +186,6 @@ static int sleep_once(struct et_wait *w, uint64_t now)
 	struct pollfd p[ET_SLEEP_FDS];
 	int xsk[ET_SLEEP_FDS - 2];
 	struct et_waiter waiter;
-	struct et_restart restart = {.fd = -1};
 	uint64_t deadline = w->deadline;
 	enum et_mode mode;
 	nfds_t n = 0;
@@ -194,18 +212,11 @@ static int sleep_once(struct et_wait *w, uint64_t now)
 		p[n++] = (struct pollfd){.fd = waiter.fd, .events = POLLIN};
 	else if (deadline - now > NAP_NS)
 		deadline = now + NAP_NS;
-	if (w->deadline == ET_NO_DEADLINE && et_restart_begin(&restart))
-		p[n++] = (struct pollfd){.fd = restart.fd, .events = POLLIN};
 	et_sock_step_out(w->s);
-	pthread_cleanup_push(end_restart, &restart);
-	r = et_sleep(err ? NULL : &waiter, p, n, now, deadline,
-		     restart.fd >= 0 ? &restart.mask : NULL, &w->s->file, ET_FD_SOCK);
-	pthread_cleanup_pop(1);
+	r = sleep_in(w, err ? NULL : &waiter, p, n, now, deadline);
 	et_sock_step_in(w->s);
 	if (!err)
 		et_wait_end(&waiter);
-	if (r == -EINTR && w->deadline == ET_NO_DEADLINE && restart.fd < 0 && et_signals_restart())
-		r = 0;
 	return r < 0 ? r : 0;
 }
 

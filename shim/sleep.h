@@ -13,6 +13,7 @@
 #include "transport.h"
 
 struct et_file;
+struct et_restart;
 struct et_sock;
 
 #define ET_NO_DEADLINE UINT64_MAX
@@ -40,11 +41,11 @@ uint64_t et_deadline(uint64_t now, int64_t timeout_ns);
 
 /*
  * ppoll() until the deadline, as a cancellation point: a thread cancelled in
- * here leaves the waiters' list and unpins `f` (may be NULL). Returns ready
+ * here leaves the waiters' list, ends `restart`, and unpins `f` (both may be NULL). Returns ready
  * descriptors, 0, or a negative errno.
  */
 int et_sleep(struct et_waiter *w, struct pollfd *fds, nfds_t count, uint64_t now, uint64_t deadline,
-	     const sigset_t *mask, struct et_file *f, int kind);
+	     const sigset_t *mask, struct et_file *f, int kind, const struct et_restart *restart);
 
 /* A thread that waits for one socket. */
 struct et_wait {
