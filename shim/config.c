@@ -154,6 +154,7 @@ void et_config_read(void)
 		et_policy.spin_us =
 			et_config.spin_us != ET_CONFIG_UNSET ? et_config.spin_us : DEFAULT_SPIN_US;
 	et_config.active = et_config.promote || et_policy.spin_us;
+	atomic_store(&et_page.watching, !et_config.promote);
 	errno = saved_errno;
 }
 
@@ -172,6 +173,7 @@ void et_config_policy(uint32_t promote_after, uint32_t promote_bytes, uint32_t s
 	et_policy.promote_bytes = chosen(c->promote_bytes, promote_bytes);
 	et_policy.spin_us = chosen(c->spin_us, spin_us);
 	et_policy.promote = c->promote;
+	atomic_store(&et_page.watching, true);
 }
 
 void et_log(const char *format, ...)

@@ -202,14 +202,10 @@ static bool needed(struct et_epoll *ep)
 	       (atomic_load(&ep->socks) && et_spin_kernel());
 }
 
-/* The pinned set, if this wait is ours. */
-static struct et_epoll *enter(int epfd, int max)
+static __attribute__((noinline)) struct et_epoll *enter_needed(int epfd)
 {
-	struct et_epoll *ep;
+	struct et_epoll *ep = et_fd_pin(epfd, ET_FD_EPOLL, ET_PIN);
 
-	if (et_likely(!et_fd_entry(epfd)) || max <= 0)
-		return NULL;
-	ep = et_fd_pin(epfd, ET_FD_EPOLL, ET_PIN);
 	if (!ep)
 		return NULL;
 	if (et_unlikely(ep->foreign)) {
@@ -220,6 +216,23 @@ static struct et_epoll *enter(int epfd, int max)
 		return ep;
 	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
 	return NULL;
+}
+
+/* The pinned set, if this wait is ours. A look without a pin is good enough to
+ * see that it is not: sets are never given back to the system. */
+static inline struct et_epoll *enter(int epfd, int max)
+{
+	struct et_epoll *ep;
+	uintptr_t entry;
+
+	if (et_likely(!atomic_load_explicit(&et_page.watching, memory_order_relaxed)))
+		return NULL;
+	entry = et_fd_entry(epfd);
+	ep = et_entry_object(entry);
+	if (!ep || et_entry_kind(entry) != ET_FD_EPOLL || max <= 0 ||
+	    (!ep->foreign && !needed(ep)))
+		return NULL;
+	return enter_needed(epfd);
 }
 
 static int run(struct et_epoll *ep, int epfd, struct epoll_event *events, int max,

@@ -86,6 +86,8 @@ bool et_fd_set(int fd, struct et_file *f, enum et_kind kind)
 			atomic_store(&f->fd, fd);
 	}
 	atomic_store_explicit(&et_fd_table[fd], (uintptr_t)f | kind, memory_order_release);
+	if (fd < ET_FD_QUICK)
+		atomic_fetch_or(&et_page.seen[fd / 64], 1ull << (fd % 64));
 	return true;
 }
 

@@ -38,9 +38,19 @@ struct et_file {
 extern _Atomic uintptr_t *et_fd_table;
 extern uint32_t et_fd_limit; /* 0 until there is a table */
 
+/* The quick look: a number that never was ours has its bit clear. Bits stay, so
+ * that no order of events can lose one. */
+static inline bool et_fd_unseen(int fd)
+{
+	return (uint32_t)fd < ET_FD_QUICK &&
+	       !(atomic_load_explicit(&et_page.seen[(uint32_t)fd / 64], memory_order_relaxed) >>
+			 ((uint32_t)fd % 64) &
+		 1);
+}
+
 static inline uintptr_t et_fd_entry(int fd)
 {
-	if (et_unlikely((uint32_t)fd >= et_fd_limit))
+	if (et_likely(et_fd_unseen(fd)) || et_unlikely((uint32_t)fd >= et_fd_limit))
 		return 0;
 	return atomic_load_explicit(&et_fd_table[fd], memory_order_acquire);
 }

@@ -135,10 +135,11 @@ static long early_syscall(long nr, ...)
 	return et_return(et_sys6(nr, a[0], a[1], a[2], a[3], a[4], a[5]));
 }
 
-struct et_real et_real = {
+struct et_page et_page __attribute__((aligned(2048))) = {.real = {
 #define ETRAN_INTERPOSE(ret, name, params, args, early, value) .name = early_##name,
 #include "interpose.def"
-};
+							 }};
+_Static_assert(sizeof(et_page) <= 2048, "et_page lies in one page");
 
 void et_resolve(void)
 {

@@ -40,6 +40,7 @@ static inline void surface_init(void)
 	et_config_read();
 	et_process_init();
 	et_policy.spin_us = 20;
+	atomic_store(&et_page.watching, true);
 	fake.switch_us = 0;
 }
 

@@ -47,6 +47,10 @@ type nameTest struct {
 	lib      string // in place of the build's
 	check    bool   // that the name leads to the library
 	patience time.Duration
+
+	by    []string // runs the program, which then has the library from there
+	plain bool     // over the wire without daemons
+	env   []string
 }
 
 // TestNames: every libc name that the library takes over does what it should on
@@ -135,9 +139,13 @@ type partner struct {
 }
 
 func (n *nameTest) start(ctx context.Context, tb *testbed.Testbed) (*partner, error) {
+	address := tb.B.Wire
+	if n.plain {
+		address = tb.B.Plain
+	}
 	var listener net.Listener
 	err := tb.B.Do(func() (err error) {
-		listener, err = net.Listen("tcp4", net.JoinHostPort(tb.B.Wire, "0"))
+		listener, err = net.Listen("tcp4", net.JoinHostPort(address, "0"))
 		return err
 	})
 	if err != nil {
@@ -152,7 +160,7 @@ func (n *nameTest) start(ctx context.Context, tb *testbed.Testbed) (*partner, er
 	if err != nil {
 		return nil, err
 	}
-	args := []string{prog, n.name, tb.B.Wire, port}
+	args := append(slices.Clone(n.by), prog, n.name, address, port)
 	if n.check {
 		args = append(args, "check")
 	}
@@ -172,7 +180,7 @@ func (n *nameTest) start(ctx context.Context, tb *testbed.Testbed) (*partner, er
 		}
 	}()
 	p.process, err = tb.A.Start(testbed.Command{
-		Args: args, Env: []string{"LD_PRELOAD=" + n.lib},
+		Args: args, Env: append(n.env, "LD_PRELOAD="+n.lib),
 		Stdin: in, Stdout: stdout, Stderr: p.stderr,
 	})
 	in.Close()

@@ -106,6 +106,11 @@ func (h *Host) Output(ctx context.Context, c Command) ([]byte, error) {
 // Pid is the program's process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
+// PageFaults is how many pages the program, which has ended, had to be given.
+func (p *Process) PageFaults() int64 {
+	return p.cmd.ProcessState.SysUsage().(*syscall.Rusage).Minflt
+}
+
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
