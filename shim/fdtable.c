@@ -11,8 +11,6 @@
 
 #define HIDE_FLOOR 700
 
-_Atomic uintptr_t *et_fd_table;
-uint32_t et_fd_limit;
 static _Atomic uint32_t high; /* one beyond the highest entry ever made */
 
 static bool map_table(void)

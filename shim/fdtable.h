@@ -35,8 +35,8 @@ struct et_file {
 #define ET_PIN 1ull
 #define ET_INSIDE (1ull << 32)
 
-extern _Atomic uintptr_t *et_fd_table;
-extern uint32_t et_fd_limit; /* 0 until there is a table */
+#define et_fd_table et_page.fd_table
+#define et_fd_limit et_page.fd_limit
 
 /* The quick look: a number that never was ours has its bit clear. Bits stay, so
  * that no order of events can lose one. */

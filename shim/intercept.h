@@ -50,7 +50,10 @@ struct et_real {
  */
 extern struct et_page {
 	struct et_real real;
+	/* The table of descriptors, see fdtable.h. */
 	_Atomic uint64_t seen[ET_FD_QUICK / 64];
+	uint32_t fd_limit; /* 0 until there is a table */
+	_Atomic uintptr_t *fd_table;
 	/* Waits for sets of the program may be ours; set once, for good. */
 	_Atomic bool watching;
 } et_page;
