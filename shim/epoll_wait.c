@@ -229,8 +229,7 @@ static inline struct et_epoll *enter(int epfd, int max)
 		return NULL;
 	entry = et_fd_entry(epfd);
 	ep = et_entry_object(entry);
-	if (!ep || et_entry_kind(entry) != ET_FD_EPOLL || max <= 0 ||
-	    (!ep->foreign && !needed(ep)))
+	if (!ep || et_entry_kind(entry) != ET_FD_EPOLL || max <= 0 || (!ep->foreign && !needed(ep)))
 		return NULL;
 	return enter_needed(epfd);
 }
