@@ -42,6 +42,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../progs/raw.h"
+
 /* Longer than anything that works, shorter than the starter's patience. */
 #define CASE_SECONDS 20
 #define HELLO "hello"
@@ -63,17 +65,6 @@ static void fail(const char *what)
 		if (!(x))                                                                          \
 			fail(#x);                                                                  \
 	} while (0)
-
-static long raw(long nr, long a, long b, long c)
-{
-	long r;
-
-	__asm__ volatile("syscall"
-			 : "=a"(r)
-			 : "a"(nr), "D"(a), "S"(b), "d"(c)
-			 : "rcx", "r11", "memory");
-	return r;
-}
 
 /* ---- cases --------------------------------------------------------------- */
 
@@ -629,7 +620,7 @@ CASE(syscall)
 	expect_echo(fd);
 	CHECK(syscall(SYS_close, copy) == 0 && send(copy, "x", 1, 0) == -1 && errno == EBADF);
 	/* The number is another file's. */
-	CHECK(dup2(fd, 40) == 40 && raw(SYS_close, 40, 0, 0) == 0);
+	CHECK(dup2(fd, 40) == 40 && raw_syscall(SYS_close, 40, 0, 0) == 0);
 	file = (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR, 0);
 	CHECK(dup2(file, 40) == 40 && send(40, "x", 1, 0) == -1 && errno == ENOTSOCK);
 	/* What is not ours goes on as it came, all arguments and the stack. */
@@ -766,7 +757,7 @@ RECEIVES(aio_read64, finish(aio_read64((struct aiocb64 *)job_of(0, buf))))
 /* Closed where the library does not see it; then `made` has the number. */
 static void behind(void)
 {
-	CHECK(raw(SYS_close, fd, 0, 0) == 0);
+	CHECK(raw_syscall(SYS_close, fd, 0, 0) == 0);
 }
 
 static void check_made(int made)
@@ -960,11 +951,11 @@ static void warm_up(void)
 	struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
 	char c = 'x';
 
-	while (raw(SYS_poll, (long)&in, 1, 0) == 0) {
+	while (raw_syscall(SYS_poll, (long)&in, 1, 0) == 0) {
 		CHECK(send(fd, &c, 1, 0) == 1 && recv(fd, &c, 1, 0) == 1);
 		usleep(500);
 	}
-	CHECK(raw(SYS_read, STDIN_FILENO, (long)&c, 1) == 1);
+	CHECK(raw_syscall(SYS_read, STDIN_FILENO, (long)&c, 1) == 1);
 }
 
 static void done(void)
@@ -972,8 +963,8 @@ static void done(void)
 	char c;
 
 	alarm(0);
-	CHECK(raw(SYS_write, STDOUT_FILENO, (long)"done\n", 5) == 5);
-	while (raw(SYS_read, STDIN_FILENO, (long)&c, 1) == 1)
+	CHECK(raw_syscall(SYS_write, STDOUT_FILENO, (long)"done\n", 5) == 5);
+	while (raw_syscall(SYS_read, STDIN_FILENO, (long)&c, 1) == 1)
 		;
 	_exit(0);
 }
