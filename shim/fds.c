@@ -128,15 +128,21 @@ static int accepted(int listener, int fd, int flags)
 
 ET_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
-	if (et_fd_is(fd, ET_FD_LISTENER) && !et_process_use())
-		return (int)et_return(-ENETDOWN);
+	if (et_fd_is(fd, ET_FD_LISTENER)) {
+		et_process_use();
+		if (et_process_denies())
+			return (int)et_return(-ENETDOWN);
+	}
 	return accepted(fd, et_real.accept4(fd, addr, len, flags), flags);
 }
 
 ET_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 {
-	if (et_fd_is(fd, ET_FD_LISTENER) && !et_process_use())
-		return (int)et_return(-ENETDOWN);
+	if (et_fd_is(fd, ET_FD_LISTENER)) {
+		et_process_use();
+		if (et_process_denies())
+			return (int)et_return(-ENETDOWN);
+	}
 	return accepted(fd, et_real.accept(fd, addr, len), 0);
 }
 
@@ -147,7 +153,8 @@ ET_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
 
 	if (et_likely(!s))
 		return et_real.connect(fd, addr, len);
-	if (!et_process_use()) {
+	et_process_use();
+	if (et_process_denies()) {
 		et_sock_leave(s);
 		return (int)et_return(-ENETDOWN);
 	}

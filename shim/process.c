@@ -268,28 +268,29 @@ ET_EXPORT int clone(int (*run)(void *), void *stack, int flags, void *arg, ...)
 int __clone(int (*run)(void *), void *stack, int flags, void *arg, ...)
 	__attribute__((alias("clone"), copy(clone), visibility("default")));
 
-/* A strict program waits two seconds for the daemon, once. */
-static bool served(void)
+void et_process_use(void)
 {
-	static _Atomic int naps = 2000;
+	if (et_likely(atomic_load_explicit(&in_use, memory_order_relaxed)) || !et_policy.promote)
+		return;
+	if (!et_own_process() || atomic_exchange(&in_use, true))
+		return;
+	if (!et_go_start())
+		et_log("no control side: stays on the kernel");
+}
+
+bool et_process_denies(void)
+{
+	static _Atomic int naps = 2000; /* for all connections together */
 	const struct timespec nap = {.tv_nsec = 1000000};
 
+	if (et_likely(!et_config.strict) || !et_config.promote)
+		return false;
+	et_process_use();
 	while (!et_up() && atomic_load(&naps) > 0) {
 		atomic_fetch_sub(&naps, 1);
 		et_sys3(SYS_nanosleep, (long)&nap, 0, 0);
 	}
-	return et_up();
-}
-
-bool et_process_use(void)
-{
-	if (et_likely(atomic_load_explicit(&in_use, memory_order_relaxed)) || !et_policy.promote)
-		return et_likely(!et_config.strict) || !et_policy.promote || served();
-	if (!et_own_process() || atomic_exchange(&in_use, true))
-		return true;
-	if (!et_go_start())
-		et_log("no control side: stays on the kernel");
-	return !et_config.strict || served();
+	return !et_up();
 }
 
 /* ---- exec ---------------------------------------------------------------- */

@@ -43,9 +43,10 @@ static inline bool et_borrowed(void)
 }
 
 void et_process_init(void);
-/* The program uses TCP: start the control side, once. False: there is no daemon,
- * and the program is strict. */
-bool et_process_use(void);
+/* The program uses TCP: start the control side, once. */
+void et_process_use(void);
+/* The program is strict, and there is no daemon: no connections. */
+bool et_process_denies(void);
 /* May another process hold the file behind fd, made in epoch `born`? */
 bool et_process_shares(int fd, uint64_t born);
 /* Children get what has no FD_CLOEXEC: give those connections back. */

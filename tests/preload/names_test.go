@@ -67,6 +67,19 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestBeyondNames: what is not the matter of a single name.
+func TestBeyondNames(t *testing.T) {
+	tb := testbed.ForTest(t, testbed.Options{})
+	for _, name := range []string{"rights", "threads"} {
+		t.Run(name, func(t *testing.T) {
+			n := nameTest{name: name, lib: build(t, "libetran.so"), patience: time.Minute}
+			if err := n.run(t, tb); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestNamesAreNeeded: TestNames would notice each name that is missing. In a
 // copy of the library one name after another is hidden from the dynamic linker.
 func TestNamesAreNeeded(t *testing.T) {

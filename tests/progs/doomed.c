@@ -32,6 +32,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "raw.h"
+
 #define MAX_CONNECTIONS 64
 #define PIECE 20000u
 #define CHILD_BYTES 100000u
@@ -118,7 +120,7 @@ static void act(const char *action)
 
 	if (!strcmp(action, "raw")) {
 		for (unsigned i = 0; i < count; i++)
-			syscall(SYS_close_range, fds[i], fds[i], 0);
+			raw_syscall(SYS_close_range, fds[i], fds[i], 0);
 	} else if (!strcmp(action, "fork") && !pipe2(lives, O_CLOEXEC)) {
 		if (!fork()) {
 			close(lives[1]);

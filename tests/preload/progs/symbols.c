@@ -874,6 +874,63 @@ CASE(socketpair)
 	fd = -1;
 }
 
+/* ---- beyond single names ------------------------------------------------- */
+
+/* A descriptor that comes in a message, with the number of the connection. */
+CASE(rights)
+{
+	char room[CMSG_SPACE(sizeof(int))] = "";
+	struct msghdr m = {.msg_iov = &hello,
+			   .msg_iovlen = 1,
+			   .msg_control = room,
+			   .msg_controllen = sizeof(room)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+	int null = open("/dev/null", O_RDWR);
+
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	*c = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+	memcpy(CMSG_DATA(c), &null, sizeof(null));
+	CHECK(sendmsg(pair[0], &m, 0) == N);
+	behind();
+	m.msg_iov = &into;
+	CHECK(recvmsg(pair[1], &m, 0) == N);
+	memcpy(&null, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(null));
+	check_made(null);
+}
+
+static void *listen_once(void *arg)
+{
+	(void)arg;
+	expect_echo(fd);
+	return NULL;
+}
+
+static int open_descriptors(void)
+{
+	int n = 0;
+
+	for (int i = 0; i < 4096; i++)
+		n += raw_syscall(SYS_fcntl, i, F_GETFD, 0) >= 0;
+	return n;
+}
+
+/* Threads that slept in a call and are gone leave no descriptors. */
+CASE(threads)
+{
+	int before = 0;
+
+	for (int i = 0; i < 200; i++) {
+		pthread_t thread;
+
+		if (i == 10)
+			before = open_descriptors();
+		CHECK(pthread_create(&thread, NULL, listen_once, NULL) == 0);
+		usleep(1000);
+		CHECK(send(fd, HELLO, N, 0) == N && pthread_join(thread, NULL) == 0);
+	}
+	CHECK(open_descriptors() == before);
+}
+
 /* ---- how the connection is made ------------------------------------------ */
 
 static const char *name;
