@@ -35,6 +35,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "session.h"
 #include "start.h"
@@ -67,6 +68,15 @@ extern struct go_signal {
 	const char *name; /* a Go string: no terminator */
 	intptr_t name_len;
 } go_sigtable[GO_SIGNALS] __asm__("runtime.sigtable") __attribute__((weak));
+
+/*
+ * The relocations of Go's data that the build took out of the dynamic linker's
+ * list (shim/relocs): where they are in the library, and how many.
+ */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+static const volatile struct {
+	uint64_t at, count;
+} deferred __attribute__((section("et_deferred"), used)) = {0, 0};
 
 enum start_state {
 	START_IDLE, /* may be tried */
@@ -286,11 +296,44 @@ void et_go_ready(void)
 	et_futex_wake(&go_ready, INT32_MAX);
 }
 
+/* What the dynamic linker has made read-only, as it has it; may be empty. */
+static void find_relro(uintptr_t base, uintptr_t *start, size_t *size)
+{
+	const Elf64_Ehdr *eh = (const Elf64_Ehdr *)base;
+	const Elf64_Phdr *ph = (const Elf64_Phdr *)(base + eh->e_phoff);
+	const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+
+	*start = *size = 0;
+	for (int i = 0; i < eh->e_phnum; i++)
+		if (ph[i].p_type == PT_GNU_RELRO) {
+			*start = (base + ph[i].p_vaddr) & ~page;
+			*size = ((base + ph[i].p_vaddr + ph[i].p_memsz) & ~page) - *start;
+		}
+}
+
+static bool relocate_go(void)
+{
+	const uintptr_t base = (uintptr_t)__ehdr_start;
+	const Elf64_Rela *list = (const Elf64_Rela *)(base + deferred.at);
+	uintptr_t start;
+	size_t size;
+
+	if (!deferred.count)
+		return true;
+	find_relro(base, &start, &size);
+	if (mprotect((void *)start, size, PROT_READ | PROT_WRITE) != 0)
+		return false;
+	for (uint64_t i = 0; i < deferred.count; i++)
+		*(uintptr_t *)(base + list[i].r_offset) = base + (uintptr_t)list[i].r_addend;
+	return mprotect((void *)start, size, PROT_READ) == 0;
+}
+
 static void enter_go(void)
 {
 	go_init_fn *fn;
 
-	if (!may_start() || getrlimit(RLIMIT_NOFILE, &nofile_before) != 0 || !clear_go_signals()) {
+	if (!may_start() || !relocate_go() || getrlimit(RLIMIT_NOFILE, &nofile_before) != 0 ||
+	    !clear_go_signals()) {
 		__atomic_store_n(&state, START_NEVER, __ATOMIC_RELEASE);
 		return;
 	}

@@ -71,4 +71,9 @@ func TestNothingRunsAtLoad(t *testing.T) {
 	if s := lib.Section("et_go_init"); s == nil || s.Size != 8 {
 		t.Errorf("et_go_init: %+v, want one entry", s)
 	}
+	// Go's relocations are not the dynamic linker's (shim/relocs).
+	size, err := lib.DynValue(elf.DT_RELASZ)
+	if all := lib.Section(".rela.dyn"); err != nil || all == nil || len(size) != 1 || size[0] > all.Size/10 {
+		t.Errorf("relocations at load: %v octets, %v, of %+v", size, err, all)
+	}
 }
