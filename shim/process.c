@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -20,6 +21,7 @@
 long et_pid;
 _Atomic uint64_t et_fork_epoch;
 __thread bool et_vforked;
+const uint32_t *et_own_mark;
 
 /* Pipes whose write ends the children hold. */
 #define MAX_LIFELINES 16
@@ -123,9 +125,16 @@ static void in_parent(void)
 	atomic_store(&unwatched, epoch);
 }
 
+static void mark_own(void)
+{
+	if (et_own_mark)
+		*(volatile uint32_t *)et_own_mark = 1;
+}
+
 void et_process_child(void)
 {
 	et_pid = et_sys3(SYS_getpid, 0, 0, 0);
+	mark_own();
 	et_tid_cache = 0;
 	if (et_fd_limit) {
 		et_sock_after_fork();
@@ -153,7 +162,14 @@ void et_process_child(void)
 
 void et_process_init(void)
 {
+	const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+	void *page = et_sys_mmap(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
 	et_pid = et_sys3(SYS_getpid, 0, 0, 0);
+	if (!et_sys_error(page) &&
+	    et_sys3(SYS_madvise, (long)page, (long)size, MADV_WIPEONFORK) == 0)
+		et_own_mark = page;
+	mark_own();
 	pthread_atfork(prepare, in_parent, et_process_child);
 }
 

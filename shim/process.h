@@ -22,20 +22,24 @@ extern long et_pid;
 extern _Atomic uint64_t et_fork_epoch;
 
 /*
+ * Set in a vfork child, which has its parent's thread-local storage, until the
+ * parent goes on. Only a hint: a signal handler of the parent may find it set.
+ */
+extern __thread bool et_vforked;
+/* 1; the kernel gives a child with memory of its own 0. NULL: it cannot. */
+extern const uint32_t *et_own_mark;
+
+/*
  * False in a vfork child, which borrows our memory, and in others that
- * pthread_atfork does not know of: they must not touch our state.
+ * pthread_atfork does not know of: they must not touch our state. Costs no
+ * system call, which every close() would pay for.
  */
 static inline bool et_own_process(void)
 {
+	if (__builtin_expect(et_own_mark && !et_vforked, 1))
+		return *(const volatile uint32_t *)et_own_mark != 0;
 	return et_sys3(SYS_getpid, 0, 0, 0) == et_pid;
 }
-
-/*
- * Set in a vfork child, which has its parent's thread-local storage, until the
- * parent goes on. A hint that costs no system call: a signal handler of the
- * parent may find it set, too.
- */
-extern __thread bool et_vforked;
 
 static inline bool et_borrowed(void)
 {
