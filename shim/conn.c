@@ -19,6 +19,8 @@ struct et_policy et_policy;
 #define TELL_TRIES 20
 #define TELL_NAP_NS 100000000
 #define SPIN_NS 50000ull
+/* How long a demotion waits until the kernel has the held frames. */
+#define REINJECT_LIMIT_NS 100000000ull
 #define DEMOTE_SPIN_NS 300000ull
 
 bool et_up(void)
@@ -365,11 +367,17 @@ void et_conn_commit(struct et_conn *c)
 /* Ask for re-injection of the held frames and let the slot go. */
 static void reinject(struct et_conn *c)
 {
+	bool held;
+
 	if (!atomic_exchange(&c->leaving, false))
 		return;
 	et_rx_drain();
+	held = et_rx_held(c);
 	set_phase(c, ETRAN_PHASE_REINJECT_REQ);
 	tell(c, ETRAN_MSG_REINJECT, ETRAN_PATH_OK);
+	/* An end or a reset among them is what the program's call is to find. */
+	if (held)
+		await_phase(c, ETRAN_PHASE_REINJECT_REQ, REINJECT_LIMIT_NS, DEMOTE_SPIN_NS);
 }
 
 /* The last one out does it: the releaser, or the thread that lost the lock. */
@@ -423,6 +431,14 @@ void et_conn_release(struct et_conn *c)
 			return;
 		}
 	}
+}
+
+void et_conn_await_gone(struct et_conn *c)
+{
+	uint32_t phase = et_phase(c);
+
+	if (et_up() && (phase == ETRAN_PHASE_CANCEL_REQ || phase == ETRAN_PHASE_REINJECT_REQ))
+		await_phase(c, phase, REINJECT_LIMIT_NS, DEMOTE_SPIN_NS);
 }
 
 /*

@@ -342,6 +342,11 @@ static struct etran_stash *stash_next(struct et_conn *c, uint32_t from)
 	return best;
 }
 
+bool et_rx_held(struct et_conn *c)
+{
+	return stash_next(c, et_core.arena->stash_order - INT32_MAX) != NULL;
+}
+
 static bool replay(struct et_conn *c)
 {
 	const struct et_context *x = &et_core.context;

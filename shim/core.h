@@ -142,6 +142,8 @@ void et_tx_credit(void);
  * Waits for frames that the kernel has accepted and not yet published.
  */
 void et_rx_drain(void);
+/* Has the connection frames in the stash? */
+bool et_rx_held(struct et_conn *c);
 /* Frames posted per queue at first. */
 #define ET_POSTED_MIN 256u
 /* Give the kernel the frames put at its disposal, and spares until the queue

@@ -183,7 +183,8 @@ void et_reg_rearm(struct et_reg *r)
 
 bool et_reg_promotable(const struct et_reg *r)
 {
-	return !(r->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) && !atomic_load(&r->ep->nested);
+	return !(r->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) && !atomic_load(&r->ep->nested) &&
+	       !atomic_load(&r->ep->blind);
 }
 
 void et_reg_settle(struct et_reg *r)
@@ -260,7 +261,7 @@ static int ctl_locked(struct et_sock *s, struct et_epoll *ep, int epfd, int op, 
 	int err;
 
 	if (et_sock_mode(s) == ET_MODE_FAST && op != EPOLL_CTL_DEL &&
-	    (!event || kernel_only(ep, event) || (op == EPOLL_CTL_ADD && !reg_room(s)) ||
+	    (et_nowhere(event) || kernel_only(ep, event) || (op == EPOLL_CTL_ADD && !reg_room(s)) ||
 	     (op != EPOLL_CTL_ADD && op != EPOLL_CTL_MOD)))
 		et_sock_demote_locked(s, ETRAN_PATH_EPOLL);
 	if (!et_lock(&ep->lock))
@@ -270,6 +271,8 @@ static int ctl_locked(struct et_sock *s, struct et_epoll *ep, int epfd, int op, 
 	else
 		err = ctl_kernel(s, ep, epfd, op, fd, event);
 	et_unlock(&ep->lock);
+	if (et_unlikely(atomic_load(&ep->blind)) && !err && op != EPOLL_CTL_DEL)
+		et_sock_demote_locked(s, ETRAN_PATH_EPOLL);
 	return err;
 }
 
@@ -338,6 +341,7 @@ static int create(int epfd)
 	atomic_store(&ep->fast, 0);
 	atomic_store(&ep->live, 0);
 	atomic_store(&ep->socks, 0);
+	atomic_store(&ep->blind, 0);
 	atomic_store(&ep->nested, false);
 	ep->foreign = false;
 	ep->turns = 0;
@@ -453,6 +457,7 @@ void et_epoll_after_fork(void)
 		struct et_epoll *ep = et_pool_at(&epolls, i);
 
 		ep->lock = (struct et_lock){0};
+		atomic_store(&ep->blind, 0);
 		ep->foreign = atomic_load(&ep->fast) != 0;
 		atomic_store(&ep->live, 0);
 	}

@@ -53,6 +53,7 @@ struct et_epoll {
 	_Atomic uint32_t fast; /* registrations of fast sockets */
 	_Atomic uint32_t live; /* … of sockets that are or may become fast */
 	_Atomic uint32_t socks; /* all registrations */
+	_Atomic uint32_t blind; /* threads that sleep in the real call: none for them */
 	_Atomic bool nested; /* somebody polls the set itself: no fast sockets */
 	bool foreign; /* child: has registrations of the parent's connections */
 	/* Fairness; whoever waits last has its way. */

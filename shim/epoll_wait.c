@@ -202,7 +202,8 @@ static bool needed(struct et_epoll *ep)
 	       (atomic_load(&ep->socks) && et_spin_kernel());
 }
 
-static __attribute__((noinline)) struct et_epoll *enter_needed(int epfd)
+static __attribute__((noinline)) struct et_epoll *enter_known(int epfd, const void *events,
+							      struct et_epoll **blind)
 {
 	struct et_epoll *ep = et_fd_pin(epfd, ET_FD_EPOLL, ET_PIN);
 
@@ -212,26 +213,41 @@ static __attribute__((noinline)) struct et_epoll *enter_needed(int epfd)
 		ep->foreign = false;
 		et_epoll_demote_all(ep, ETRAN_PATH_FORK);
 	}
-	if (needed(ep))
+	/* Whether there is an event to fail with is the real call's to find out. */
+	if (et_unlikely(et_nowhere(events)))
+		et_epoll_demote_all(ep, ETRAN_PATH_API);
+	else if (needed(ep))
 		return ep;
-	et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+	/* Whoever makes it needed does that and then looks here. */
+	atomic_fetch_add(&ep->blind, 1);
+	if (et_unlikely(needed(ep)) && !et_nowhere(events)) {
+		atomic_fetch_sub(&ep->blind, 1);
+		return ep;
+	}
+	*blind = ep;
 	return NULL;
 }
 
-/* The pinned set, if this wait is ours. A look without a pin is good enough to
- * see that it is not: sets are never given back to the system. */
-static inline struct et_epoll *enter(int epfd, int max)
+/*
+ * The pinned set, if this wait is ours. If not, the caller does the real call
+ * and then leave_blind(): as long as it sleeps, nothing can tell it of a fast
+ * socket, so the set gets none.
+ */
+static inline struct et_epoll *enter(int epfd, const void *events, int max, struct et_epoll **blind)
 {
-	struct et_epoll *ep;
-	uintptr_t entry;
+	*blind = NULL;
+	if (et_likely(!et_fd_entry(epfd)) || max <= 0)
+		return NULL;
+	return enter_known(epfd, events, blind);
+}
 
-	if (et_likely(!atomic_load_explicit(&et_page.watching, memory_order_relaxed)))
-		return NULL;
-	entry = et_fd_entry(epfd);
-	ep = et_entry_object(entry);
-	if (!ep || et_entry_kind(entry) != ET_FD_EPOLL || max <= 0 || (!ep->foreign && !needed(ep)))
-		return NULL;
-	return enter_needed(epfd);
+static int leave_blind(struct et_epoll *ep, int result)
+{
+	if (ep) {
+		atomic_fetch_sub(&ep->blind, 1);
+		et_file_put(&ep->file, ET_FD_EPOLL, ET_PIN);
+	}
+	return result;
 }
 
 static int run(struct et_epoll *ep, int epfd, struct epoll_event *events, int max,
@@ -246,34 +262,34 @@ static int run(struct et_epoll *ep, int epfd, struct epoll_event *events, int ma
 
 ET_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
 {
-	struct et_epoll *ep = enter(epfd, max);
+	struct et_epoll *blind, *ep = enter(epfd, events, max, &blind);
 
 	if (!ep)
-		return et_real.epoll_wait(epfd, events, max, timeout);
+		return leave_blind(blind, et_real.epoll_wait(epfd, events, max, timeout));
 	return run(ep, epfd, events, max, (int64_t)timeout * NS_PER_MS, NULL);
 }
 
 ET_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout,
 			  const sigset_t *mask)
 {
-	struct et_epoll *ep = enter(epfd, max);
+	struct et_epoll *blind, *ep = enter(epfd, events, max, &blind);
 
 	if (!ep)
-		return et_real.epoll_pwait(epfd, events, max, timeout, mask);
+		return leave_blind(blind, et_real.epoll_pwait(epfd, events, max, timeout, mask));
 	return run(ep, epfd, events, max, (int64_t)timeout * NS_PER_MS, mask);
 }
 
 ET_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max,
 			   const struct timespec *timeout, const sigset_t *mask)
 {
-	struct et_epoll *ep = NULL;
+	struct et_epoll *blind = NULL, *ep = NULL;
 
 	/* What is no time is the kernel's to refuse. */
 	if (!timeout || (timeout->tv_sec >= 0 && timeout->tv_nsec >= 0 &&
 			 timeout->tv_nsec < NS_PER_S && timeout->tv_sec < INT64_MAX / NS_PER_S - 1))
-		ep = enter(epfd, max);
+		ep = enter(epfd, events, max, &blind);
 	if (!ep)
-		return et_real.epoll_pwait2(epfd, events, max, timeout, mask);
+		return leave_blind(blind, et_real.epoll_pwait2(epfd, events, max, timeout, mask));
 	return run(ep, epfd, events, max,
 		   timeout ? timeout->tv_sec * NS_PER_S + timeout->tv_nsec : -1, mask);
 }

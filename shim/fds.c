@@ -202,6 +202,12 @@ ET_EXPORT int getsockname(int fd, struct sockaddr *addr, socklen_t *len)
 
 ET_EXPORT int getpeername(int fd, struct sockaddr *addr, socklen_t *len)
 {
+	struct et_sock *s = et_sock_enter(fd);
+
+	if (s) {
+		et_sock_catch_up(s, fd); /* after a reset there is no peer */
+		et_sock_leave(s);
+	}
 	STANDING_STILL(fd, et_real.getpeername(fd, addr, len));
 }
 

@@ -19,6 +19,8 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -61,6 +63,16 @@ extern struct et_page {
 
 /* Look all of them up; a name that libc lacks keeps its early function. */
 void et_resolve(void);
+
+/*
+ * A program's mistake that the kernel is to find: there is no memory in the first
+ * page and in the kernel's half. It is a guess that costs nothing; the rest of
+ * what can be wrong with a pointer is a fault of whoever uses it.
+ */
+static inline bool et_nowhere(const void *p)
+{
+	return (uintptr_t)p - 4096 >= (1ull << 47) - 4096;
+}
 
 /* The end of a call: results below zero are negative errno values. */
 static inline ssize_t et_return(ssize_t r)

@@ -20,6 +20,7 @@
 #define RECV_FLAGS                                                                                 \
 	(MSG_DONTWAIT | MSG_PEEK | MSG_WAITALL | MSG_TRUNC | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC)
 #define SEND_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR)
+#define WHOLE_PEEK (MSG_PEEK | MSG_WAITALL)
 /* How long a call that must not block waits for a switch under way. */
 #define SETTLE_US 100u
 /* Octets read without a flush between: acknowledgements must not wait for a
@@ -86,6 +87,8 @@ static ssize_t iov_total(const struct iovec *iov, int count)
 
 	if (count < 0 || count > UIO_MAX)
 		return -EINVAL;
+	if (et_unlikely(et_nowhere(iov)) && count)
+		return -EFAULT;
 	for (int i = 0; i < count; i++) {
 		if (iov[i].iov_len > SSIZE_MAX - total)
 			return -EINVAL;
@@ -94,10 +97,26 @@ static ssize_t iov_total(const struct iovec *iov, int count)
 	return (ssize_t)total;
 }
 
+static ssize_t message_total(const struct msghdr *msg)
+{
+	if (et_unlikely(et_nowhere(msg)) || msg->msg_iovlen > UIO_MAX)
+		return -EINVAL;
+	return iov_total(msg->msg_iov, (int)msg->msg_iovlen);
+}
+
 static void advance(struct call *k, size_t n)
 {
 	k->done += n;
 	cursor_advance(&k->at, n);
+}
+
+/* Is a part of the rest no memory at all? */
+static bool misplaced(const struct iovec *iov, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (et_unlikely(et_nowhere(iov[i].iov_base)) && iov[i].iov_len)
+			return true;
+	return false;
 }
 
 /* The whole rest, unless it begins inside a piece: then a copy of some. */
@@ -139,6 +158,18 @@ static ssize_t broken_send(struct call *k)
 	return -EPIPE;
 }
 
+/*
+ * The kernel's socket has an error, and this call has moved octets: then it
+ * returns those, and the error is the next call's.
+ */
+static bool next_calls_error(const struct call *k)
+{
+	static const struct timespec now;
+	struct pollfd p = {.fd = k->fd};
+
+	return k->done && et_sys_ppoll(&p, 1, &now) == 1 && p.revents & POLLERR;
+}
+
 static ssize_t kernel_recv(struct call *k, int flags)
 {
 	struct iovec copy[WINDOW];
@@ -146,6 +177,8 @@ static ssize_t kernel_recv(struct call *k, int flags)
 	struct msghdr m = {0};
 	int n;
 
+	if (et_unlikely(next_calls_error(k)))
+		return 0;
 	if (et_unlikely(k->s->broken))
 		return broken_recv(k->s);
 	if (k->msg && !k->done)
@@ -165,6 +198,10 @@ static ssize_t kernel_send(struct call *k, int flags)
 	struct msghdr m = {0};
 	int n;
 
+	if (et_unlikely(next_calls_error(k)))
+		return 0;
+	if (k->done) /* as for the error: no signal yet */
+		flags |= MSG_NOSIGNAL;
 	if (et_unlikely(k->s->broken))
 		return broken_send(k);
 	if (k->msg && !k->done)
@@ -186,11 +223,12 @@ static void cancelled(void *s)
 static __attribute__((noinline)) ssize_t real_call(struct call *k, struct msghdr *m, bool write)
 {
 	const struct iovec *iov = m->msg_iov;
+	int flags = k->flags | (write && k->done ? MSG_NOSIGNAL : 0);
 
 	if (m != k->msg && m->msg_iovlen == 1)
-		return write ? et_real.send(k->fd, iov->iov_base, iov->iov_len, k->flags)
-			     : et_real.recv(k->fd, iov->iov_base, iov->iov_len, k->flags);
-	return write ? et_real.sendmsg(k->fd, m, k->flags) : et_real.recvmsg(k->fd, m, k->flags);
+		return write ? et_real.send(k->fd, iov->iov_base, iov->iov_len, flags)
+			     : et_real.recv(k->fd, iov->iov_base, iov->iov_len, flags);
+	return write ? et_real.sendmsg(k->fd, m, flags) : et_real.recvmsg(k->fd, m, flags);
 }
 
 /* Sleep in the call itself: a cancellation point, restarted by the kernel. */
@@ -204,6 +242,8 @@ static ssize_t kernel_sleep(struct call *k, bool write)
 
 	if (et_unlikely(k->s->broken))
 		return write ? broken_send(k) : broken_recv(k->s);
+	if (et_unlikely(next_calls_error(k)))
+		return 0;
 	pthread_cleanup_push(cancelled, k->s);
 	r = real_call(k, k->msg && !k->done ? k->msg : &m, write);
 	pthread_cleanup_pop(0);
@@ -232,7 +272,17 @@ static ssize_t conn_recv(struct call *k, struct et_conn *c)
 		return et_conn_discard(c, left);
 	}
 	n = window(k, &iov, copy);
+	if (et_unlikely(misplaced(iov, n)))
+		return ET_KERNEL;
 	return et_conn_recv(c, iov, n, k->flags & MSG_PEEK);
+}
+
+/* The reason of a connection that is to leave; if it has none, it was the call. */
+static enum etran_path_reason why_kernel(struct et_conn *c)
+{
+	enum etran_path_reason why = et_conn_reason(c);
+
+	return why != ETRAN_PATH_OK ? why : ETRAN_PATH_API;
 }
 
 /* ET_KERNEL: the socket has been demoted, or must settle. */
@@ -245,8 +295,7 @@ static ssize_t fast_recv(struct call *k)
 
 	if (et_unlikely(!c))
 		return ET_KERNEL;
-	if (et_unlikely(k->flags & ~RECV_FLAGS ||
-			(k->flags & (MSG_PEEK | MSG_WAITALL)) == (MSG_PEEK | MSG_WAITALL)))
+	if (et_unlikely(k->flags & ~RECV_FLAGS))
 		why = ETRAN_PATH_API;
 	if (et_likely(why == ETRAN_PATH_OK)) {
 		r = conn_recv(k, c);
@@ -266,7 +315,7 @@ static ssize_t fast_recv(struct call *k)
 		if (r != ET_KERNEL && why == ETRAN_PATH_OK)
 			return r;
 		if (why == ETRAN_PATH_OK)
-			why = et_conn_reason(c);
+			why = why_kernel(c);
 	}
 	return et_sock_demote(s, why) ? -EAGAIN : ET_KERNEL;
 }
@@ -283,6 +332,7 @@ static ssize_t fast_send(struct call *k)
 
 	if (et_unlikely(!c))
 		return ET_KERNEL;
+	et_rx_poll(); /* a reset that has come is what this call has to say */
 	why = et_sock_wants_demote(s, c);
 	if (et_unlikely(k->flags & ~SEND_FLAGS || (k->msg && k->msg->msg_controllen)))
 		why = ETRAN_PATH_API;
@@ -290,7 +340,7 @@ static ssize_t fast_send(struct call *k)
 		if (!(k->total - k->done))
 			return 0;
 		n = window(k, &iov, copy);
-		r = et_conn_send(c, iov, n);
+		r = misplaced(iov, n) ? ET_KERNEL : et_conn_send(c, iov, n);
 		if (r == -EAGAIN) {
 			et_rx_poll();
 			r = et_conn_send(c, iov, n);
@@ -301,7 +351,7 @@ static ssize_t fast_send(struct call *k)
 			s->unflushed = 0;
 		if (et_likely(r != ET_KERNEL))
 			return r;
-		why = et_conn_reason(c);
+		why = why_kernel(c);
 	}
 	return et_sock_demote(s, why) ? -EAGAIN : ET_KERNEL;
 }
@@ -353,7 +403,11 @@ static ssize_t attempts(struct call *k, bool write, bool all, ssize_t r)
 		} else if (r != -EAGAIN) {
 			break;
 		} else {
+			w.moved = k->done != 0;
 			turn = et_wait_turn(&w);
+			/* Another thread has closed it: the number may be anything now. */
+			if (turn >= 0 && k->s->closing)
+				turn = -EBADF;
 			if (turn < 0) {
 				r = turn;
 				break;
@@ -384,6 +438,9 @@ static ssize_t do_recv(struct call *k)
 	k->blocking = !(k->flags & (MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE)) &&
 		      !atomic_load_explicit(&s->nonblock, memory_order_relaxed);
 	all = k->flags & MSG_WAITALL && !(k->flags & MSG_PEEK);
+	/* To see so much without taking it, only the kernel can wait. */
+	if (et_unlikely((k->flags & WHOLE_PEEK) == WHOLE_PEEK && k->blocking))
+		et_sock_pin_down(s, k->fd, ETRAN_PATH_API);
 	simple = plain(k);
 	if (simple) {
 		r = kernel_sleep(k, false);
@@ -447,9 +504,18 @@ static ssize_t send_one(struct et_sock *s, int fd, const void *buf, size_t n, in
 	return do_send(&k);
 }
 
+/* All of these are cancellation points, also when they need not wait. */
+static inline struct et_sock *enter(int fd)
+{
+	if (et_likely(!et_fd_entry(fd)))
+		return NULL;
+	pthread_testcancel();
+	return et_sock_enter(fd);
+}
+
 ET_EXPORT ssize_t read(int fd, void *buf, size_t n)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -464,7 +530,7 @@ ET_EXPORT ssize_t read(int fd, void *buf, size_t n)
 
 ET_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -476,7 +542,7 @@ ET_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags)
 ET_EXPORT ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *addr,
 			   socklen_t *len)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -534,7 +600,7 @@ static ssize_t vector(struct et_sock *s, int fd, const struct iovec *iov, int co
 
 ET_EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -583,7 +649,7 @@ static void take_right(int fd)
 
 ET_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t total, r;
 
 	if (et_likely(!s)) {
@@ -592,8 +658,7 @@ ET_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 			each_right(msg, take_right);
 		return r;
 	}
-	total = msg && msg->msg_iovlen <= UIO_MAX ? iov_total(msg->msg_iov, (int)msg->msg_iovlen)
-						  : -EINVAL;
+	total = message_total(msg);
 	if (total >= 0) {
 		struct call k = {.s = s,
 				 .fd = fd,
@@ -604,7 +669,8 @@ ET_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 
 		r = do_recv(&k);
 		if (r >= 0 && !k.moved) {
-			msg->msg_namelen = 0;
+			if (msg->msg_name)
+				msg->msg_namelen = 0;
 			msg->msg_controllen = 0;
 			msg->msg_flags = flags & MSG_CMSG_CLOEXEC;
 		}
@@ -616,7 +682,7 @@ ET_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 
 ET_EXPORT ssize_t write(int fd, const void *buf, size_t n)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -627,7 +693,7 @@ ET_EXPORT ssize_t write(int fd, const void *buf, size_t n)
 
 ET_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -639,7 +705,7 @@ ET_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags)
 ET_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *addr,
 			 socklen_t len)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -653,7 +719,7 @@ ET_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const str
 
 ET_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -670,7 +736,7 @@ ET_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 #define AT(name, type, real, write)                                                                \
 	ET_EXPORT ssize_t name(int fd, const struct iovec *iov, int count, type offset, int flags) \
 	{                                                                                          \
-		struct et_sock *s = et_sock_enter(fd);                                             \
+		struct et_sock *s = enter(fd);                                                     \
 		ssize_t r;                                                                         \
                                                                                                    \
 		if (et_likely(!s))                                                                 \
@@ -688,15 +754,14 @@ AT(pwritev64v2, off64_t, pwritev64v2, true)
 
 ET_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	ssize_t total, r;
 
 	if (et_likely(!s)) {
 		each_right(msg, give_right);
 		return et_real.sendmsg(fd, msg, flags);
 	}
-	total = msg && msg->msg_iovlen <= UIO_MAX ? iov_total(msg->msg_iov, (int)msg->msg_iovlen)
-						  : -EINVAL;
+	total = message_total(msg);
 	if (total >= 0 && !msg->msg_name) {
 		struct call k = {.s = s,
 				 .fd = fd,
@@ -716,7 +781,7 @@ ET_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 ET_EXPORT int recvmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int flags,
 		       struct timespec *timeout)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	int r;
 
 	if (et_unlikely(s))
@@ -729,7 +794,7 @@ ET_EXPORT int recvmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int fla
 
 ET_EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int flags)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	int r;
 
 	if (et_unlikely(s))
@@ -741,7 +806,7 @@ ET_EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int fla
 
 ET_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t n)
 {
-	struct et_sock *s = et_sock_enter(out);
+	struct et_sock *s = enter(out);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -751,7 +816,7 @@ ET_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t n)
 
 ET_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t n)
 {
-	struct et_sock *s = et_sock_enter(out);
+	struct et_sock *s = enter(out);
 	ssize_t r;
 
 	if (et_likely(!s))
@@ -779,7 +844,7 @@ ET_EXPORT ssize_t splice(int in, off64_t *in_offset, int out, off64_t *out_offse
 /* libc formats into a buffer and writes that itself. */
 ET_EXPORT int vdprintf(int fd, const char *format, va_list args)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	int r;
 
 	if (et_likely(!s))
@@ -789,7 +854,7 @@ ET_EXPORT int vdprintf(int fd, const char *format, va_list args)
 
 ET_EXPORT int __vdprintf_chk(int fd, int flag, const char *format, va_list args)
 {
-	struct et_sock *s = et_sock_enter(fd);
+	struct et_sock *s = enter(fd);
 	int r;
 
 	if (et_likely(!s))

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "epoll.h"
@@ -110,7 +111,7 @@ static __attribute__((noinline)) int do_ioctl(struct et_sock *s, int fd, unsigne
 	struct et_conn *c = et_sock_steady(s, fd);
 	int r = ET_KERNEL;
 
-	if (c && arg)
+	if (c && !et_nowhere(arg))
 		r = fast_ioctl(s, c, request, arg);
 	if (request == FIOASYNC)
 		et_sock_pin_down(s, fd, ETRAN_PATH_API);
@@ -145,6 +146,29 @@ static bool sleeping_option(int level, int name)
 		name == TCP_KEEPINTVL || name == TCP_KEEPCNT || name == TCP_NOTSENT_LOWAT);
 }
 
+/* They change what reading is: for how much it waits, what comes with it. */
+static bool reading_option(int level, int name)
+{
+	if (level == SOL_SOCKET)
+		return name == SO_RCVLOWAT || name == SO_PEEK_OFF || name == SO_TIMESTAMP_OLD ||
+		       name == SO_TIMESTAMP_NEW || name == SO_TIMESTAMPNS_OLD ||
+		       name == SO_TIMESTAMPNS_NEW || name == SO_TIMESTAMPING_OLD ||
+		       name == SO_TIMESTAMPING_NEW;
+	return level == IPPROTO_TCP && name == TCP_INQ;
+}
+
+/* The time-outs have changed. A negative one lets nothing wait, and getsockopt()
+ * does not tell it from none. */
+static void note_timeout(struct et_sock *s, int name, const struct timeval *t)
+{
+	int64_t known = t->tv_sec < 0 ? 1 : ET_TIMEOUT_UNKNOWN;
+
+	if (name == SO_RCVTIMEO)
+		atomic_store(&s->timeout[0], known);
+	if (name == SO_SNDTIMEO)
+		atomic_store(&s->timeout[1], known);
+}
+
 ET_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
 	struct et_sock *s = et_sock_enter(fd);
@@ -153,16 +177,13 @@ ET_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen
 	if (et_likely(!s))
 		return et_real.setsockopt(fd, level, name, value, len);
 	et_sock_steady(s, fd);
-	/* Reads wait for an amount of data: the fast path does not. */
-	if (level == SOL_SOCKET && name == SO_RCVLOWAT)
+	if (reading_option(level, name))
 		et_sock_pin_down(s, fd, ETRAN_PATH_OPTION);
 	else if (!sleeping_option(level, name))
 		et_sock_to_kernel(s, fd, ETRAN_PATH_API);
 	r = et_real.setsockopt(fd, level, name, value, len);
-	if (level == SOL_SOCKET && name == SO_RCVTIMEO)
-		atomic_store(&s->timeout[0], ET_TIMEOUT_UNKNOWN);
-	if (level == SOL_SOCKET && name == SO_SNDTIMEO)
-		atomic_store(&s->timeout[1], ET_TIMEOUT_UNKNOWN);
+	if (r == 0 && level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO))
+		note_timeout(s, name, value);
 	et_sock_leave(s);
 	return r;
 }
@@ -177,7 +198,7 @@ static int kept_option(struct et_sock *s, struct et_conn *c, int level, int name
 		et_sock_demote(s, ETRAN_PATH_API);
 		return ET_KERNEL;
 	}
-	if (!value || !len || *len < sizeof(int))
+	if (et_nowhere(value) || et_nowhere(len) || (int)*len < 0)
 		return ET_KERNEL;
 	et_conn_kept_options(c, &keepalive, &user_timeout);
 	if (level == SOL_SOCKET && name == SO_KEEPALIVE)
@@ -186,9 +207,16 @@ static int kept_option(struct et_sock *s, struct et_conn *c, int level, int name
 		answer = user_timeout;
 	else
 		return ET_KERNEL;
-	*(uint32_t *)value = answer;
-	*len = sizeof(answer);
+	if (*len > sizeof(answer))
+		*len = sizeof(answer);
+	memcpy(value, &answer, *len);
 	return 0;
+}
+
+static bool tells_state(int level, int name)
+{
+	return (level == SOL_SOCKET && name == SO_ERROR) ||
+	       (level == IPPROTO_TCP && name == TCP_INFO);
 }
 
 ET_EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
@@ -199,6 +227,8 @@ ET_EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *le
 
 	if (et_likely(!s))
 		return et_real.getsockopt(fd, level, name, value, len);
+	if (tells_state(level, name))
+		et_sock_catch_up(s, fd);
 	c = et_sock_steady(s, fd);
 	if (c)
 		r = kept_option(s, c, level, name, value, len);

@@ -241,7 +241,7 @@ static int do_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const s
 	enum need need;
 	int r;
 
-	if (!et_fd_limit || !fds)
+	if (!et_fd_limit || et_nowhere(fds))
 		return ET_KERNEL;
 	need = need_of_all(fds, count);
 	if (need == PLAIN || !scratch_get(&s, count))
@@ -398,6 +398,12 @@ static int64_t left_ns(uint64_t deadline)
 	return deadline > now ? (int64_t)(deadline - now) : 0;
 }
 
+static bool misplaced(const struct selecting *s)
+{
+	return (s->in && et_nowhere(s->in)) || (s->out && et_nowhere(s->out)) ||
+	       (s->except && et_nowhere(s->except));
+}
+
 static bool select_live(const struct selecting *s)
 {
 	for (int fd = 0; fd < s->count; fd++)
@@ -413,7 +419,8 @@ static int do_select(const struct selecting *s, uint64_t deadline, const sigset_
 	nfds_t count;
 	int r;
 
-	if (!et_fd_limit || s->count < 0 || (uint32_t)s->count > ET_FD_MAX || !select_live(s))
+	if (!et_fd_limit || s->count < 0 || (uint32_t)s->count > ET_FD_MAX || misplaced(s) ||
+	    !select_live(s))
 		return ET_KERNEL;
 	count = to_poll(s, NULL);
 	if (!scratch_get(&fds, count))

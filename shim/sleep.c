@@ -160,13 +160,14 @@ static bool fast_ready(struct et_wait *w)
 	return !c || et_sock_ready(w->s, c, w->events) || et_sock_wants_demote(w->s, c);
 }
 
-/* As recv() sleeps: calls with a time-out are never restarted. There is room for
+/* As recv() sleeps: calls with a time-out, or with something to return, are
+ * never restarted. There is room for
  * one more in p. */
 static int sleep_in(struct et_wait *w, struct et_waiter *waiter, struct pollfd *p, nfds_t n,
 		    uint64_t now, uint64_t deadline)
 {
 	struct et_restart restart = {.fd = -1};
-	bool forever = w->deadline == ET_NO_DEADLINE;
+	bool forever = w->deadline == ET_NO_DEADLINE && !w->moved;
 	const sigset_t *mask = NULL;
 	int r;
 
@@ -238,7 +239,7 @@ int et_wait_turn(struct et_wait *w)
 	w->spun = w->spin_end > w->start;
 	if (now >= w->deadline || nonblocking(w))
 		return -EAGAIN;
-	if (et_sock_mode(w->s) == ET_MODE_KERNEL && !et_sock_movable(w->s))
+	if (et_sock_mode(w->s) == ET_MODE_KERNEL && !et_sock_movable(w->s) && !w->moved)
 		return ET_WAIT_IN_CALL;
 	return sleep_once(w, now);
 }

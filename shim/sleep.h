@@ -53,6 +53,7 @@ struct et_wait {
 	int fd;
 	short events;
 	bool spun;
+	bool moved; /* the call has something to return: a signal ends it */
 	struct et_spin *spin;
 	uint64_t start, spin_end, deadline;
 };

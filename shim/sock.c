@@ -108,11 +108,12 @@ static void await_switch_locked(struct et_sock *s);
 /* The last descriptor of this process goes. */
 static void end_locked(struct et_sock *s)
 {
-	struct et_conn *c;
+	struct et_conn *c, *last;
 
 	s->closing = true;
 	atomic_store(&s->never, true);
 	await_switch_locked(s);
+	last = atomic_load(&s->conn);
 	et_sock_demote_locked(s, ETRAN_PATH_CLOSE);
 	c = atomic_load(&s->conn);
 	/* The daemon may hold the file a little longer than the program, so the
@@ -122,6 +123,10 @@ static void end_locked(struct et_sock *s)
 		atomic_store(&s->conn, NULL);
 		et_conn_release(c);
 	}
+	/* The program's close() is to be the last one: it lingers, and frees the
+	 * port. */
+	if (last)
+		et_conn_await_gone(last);
 }
 
 /* A number goes, the file stays: what epoll knows under this number is the
@@ -686,6 +691,19 @@ struct et_conn *et_sock_steady(struct et_sock *s, int fd)
 		if (et_sock_settle(s, fd, UINT32_MAX))
 			break;
 	return c;
+}
+
+void et_sock_catch_up(struct et_sock *s, int fd)
+{
+	struct et_conn *c = et_sock_fast(s);
+	enum etran_path_reason why;
+
+	if (!c)
+		return;
+	et_rx_poll();
+	why = et_sock_wants_demote(s, c);
+	if (why != ETRAN_PATH_OK)
+		et_sock_to_kernel(s, fd, why);
 }
 
 void et_sock_to_kernel(struct et_sock *s, int fd, enum etran_path_reason why)

@@ -147,6 +147,9 @@ void et_sock_leave_quiet(struct et_sock *s, bool quiet);
 int et_sock_settle(struct et_sock *s, int fd, uint32_t timeout_us);
 /* The same until the mode is KERNEL or FAST; returns the connection if FAST. */
 struct et_conn *et_sock_steady(struct et_sock *s, int fd);
+/* If something has come that only the kernel can tell of, an end of the stream or
+ * a reset, the kernel has it on return; for callers inside. */
+void et_sock_catch_up(struct et_sock *s, int fd);
 /*
  * Back to the kernel, for callers inside; returns when that is done. 0, or
  * -EAGAIN: this very thread is in the middle of a switch (signal handler).

@@ -94,6 +94,8 @@ void et_conn_commit(struct et_conn *c);
 int et_conn_demote(struct et_conn *c, enum etran_path_reason why);
 /* Forget the slot (not FAST); held frames are re-injected first. */
 void et_conn_release(struct et_conn *c);
+/* After that: wait, not long, until the daemon has closed its copy of the socket. */
+void et_conn_await_gone(struct et_conn *c);
 
 /*
  * Something demands a demotion (FIN, RST, device error, operator, time-outs):
@@ -147,7 +149,8 @@ void et_flush(void);
  */
 struct et_waiter {
 	int fd; /* eventfd of this thread */
-	struct et_waiter *next, **prev;
+	uint32_t turn;
+	void *sleeper;
 };
 int et_wait_begin(struct et_waiter *w); /* 0, or -errno: do not sleep on the fast path */
 void et_wait_end(struct et_waiter *w);

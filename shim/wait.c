@@ -12,61 +12,105 @@
 
 #include "core.h"
 
+/*
+ * Sleepers are in a table, not on the stacks of those who sleep: a handler may
+ * jump out of a sleep, and the frame that began it is never come back to. Such
+ * ones are given up when their thread, higher up its stack, sleeps again.
+ */
+#define MAX_SLEEPERS 256
+/* So many eventfds are kept for the next; threads that end leave none. */
+#define MAX_IDLE 64
+
+struct sleeper {
+	int fd; /* eventfd; 0: none yet */
+	bool used;
+	uint32_t turn; /* counts its users */
+	const void *frame;
+	struct sleeper *outer; /* the same thread's, interrupted by a handler */
+};
+
 static struct et_lock waiters_lock;
-static struct et_waiter *_Atomic waiters;
-static __thread struct et_waiter *own;
-/* Eventfds that nobody uses now: threads come and go, and must leave none. */
-static int idle[64];
-static unsigned idle_count; /* waiters_lock */
+static struct sleeper sleepers[MAX_SLEEPERS]; /* waiters_lock */
+static unsigned idle_count;        /* waiters_lock; unused ones with an eventfd */
+static _Atomic unsigned sleeping;
+static __thread struct sleeper *own;
 
 /* Lock held. */
-static int waiter_fd(void)
+static struct sleeper *take_sleeper(void)
 {
+	struct sleeper *s = NULL;
 	int fd;
 
-	if (idle_count)
-		return idle[--idle_count];
-	fd = (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
-	return fd < 0 ? fd : et_fd_hide(fd);
+	for (int i = 0; i < MAX_SLEEPERS && !(s && s->fd); i++)
+		if (!sleepers[i].used && (!s || sleepers[i].fd))
+			s = &sleepers[i];
+	if (!s)
+		return NULL;
+	if (s->fd) {
+		idle_count--;
+	} else {
+		fd = (int)et_sys3(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
+		if (fd < 0)
+			return NULL;
+		s->fd = et_fd_hide(fd);
+	}
+	s->used = true;
+	s->turn++;
+	atomic_fetch_add(&sleeping, 1);
+	return s;
+}
+
+/* Lock held: nobody writes to it any more. */
+static void give_sleeper(struct sleeper *s)
+{
+	uint64_t count;
+
+	s->used = false;
+	s->turn++;
+	atomic_fetch_sub(&sleeping, 1);
+	et_sys_read(s->fd, &count, sizeof(count));
+	if (idle_count < MAX_IDLE) {
+		idle_count++;
+		return;
+	}
+	et_fd_unhide(s->fd);
+	et_sys_close(s->fd);
+	s->fd = 0;
 }
 
 int et_wait_begin(struct et_waiter *w)
 {
+	struct sleeper *s;
+
 	if (!et_lock(&waiters_lock))
 		return -EAGAIN;
-	w->fd = waiter_fd();
-	if (w->fd < 0) {
-		et_unlock(&waiters_lock);
-		return w->fd;
+	for (; own && (const char *)own->frame <= (const char *)w; own = s) {
+		s = own->outer;
+		give_sleeper(own);
 	}
-	w->next = atomic_load_explicit(&waiters, memory_order_relaxed);
-	w->prev = (struct et_waiter **)&waiters;
-	if (w->next)
-		w->next->prev = &w->next;
-	atomic_store(&waiters, w);
-	own = w;
+	s = take_sleeper();
+	if (s) {
+		s->frame = w;
+		s->outer = own;
+		own = s;
+		*w = (struct et_waiter){.fd = s->fd, .turn = s->turn, .sleeper = s};
+	}
 	et_unlock(&waiters_lock);
 	atomic_thread_fence(memory_order_seq_cst);
-	return 0;
+	return s ? 0 : -EAGAIN;
 }
 
 void et_wait_end(struct et_waiter *w)
 {
+	struct sleeper *s = w->sleeper;
 	uint64_t count;
 
 	if (!et_lock(&waiters_lock))
 		return;
-	*w->prev = w->next;
-	if (w->next)
-		w->next->prev = w->prev;
-	own = NULL;
-	/* Off the list, nobody writes to it any more. */
-	et_sys_read(w->fd, &count, sizeof(count));
-	if (idle_count < sizeof(idle) / sizeof(*idle)) {
-		idle[idle_count++] = w->fd;
-	} else {
-		et_fd_unhide(w->fd);
-		et_sys_close(w->fd);
+	/* Unless a handler on a stack of its own took it for a dead one. */
+	if (s->used && s->turn == w->turn) {
+		own = s->outer;
+		give_sleeper(s);
 	}
 	et_unlock(&waiters_lock);
 	/* The daemon's eventfd is shared: whoever empties it tells the others. */
@@ -76,16 +120,20 @@ void et_wait_end(struct et_waiter *w)
 	}
 }
 
-static void wake(const struct et_waiter *except)
+static void wake(const struct sleeper *except)
 {
 	const uint64_t one = 1;
 
 	atomic_thread_fence(memory_order_seq_cst);
-	if (!atomic_load_explicit(&waiters, memory_order_relaxed) || !et_lock(&waiters_lock))
+	if (!atomic_load_explicit(&sleeping, memory_order_relaxed) || !et_lock(&waiters_lock))
 		return;
-	for (struct et_waiter *w = atomic_load(&waiters); w; w = w->next)
-		if (w != except)
-			et_sys_write(w->fd, &one, sizeof(one));
+	for (unsigned i = 0, left = atomic_load(&sleeping); left && i < MAX_SLEEPERS; i++) {
+		if (!sleepers[i].used)
+			continue;
+		left--;
+		if (&sleepers[i] != except)
+			et_sys_write(sleepers[i].fd, &one, sizeof(one));
+	}
 	et_unlock(&waiters_lock);
 }
 
@@ -118,10 +166,13 @@ int et_wait_fds(int *fds, int max)
 void et_wait_after_fork(void)
 {
 	/* If one of them was at it just then, the descriptors are left open. */
-	while (!waiters_lock.owner && idle_count)
-		et_sys_close(idle[--idle_count]);
+	for (int i = 0; i < MAX_SLEEPERS; i++) {
+		if (sleepers[i].fd && !waiters_lock.owner)
+			et_sys_close(sleepers[i].fd);
+		sleepers[i] = (struct sleeper){0};
+	}
 	idle_count = 0;
 	waiters_lock = (struct et_lock){0};
-	atomic_store(&waiters, NULL);
+	atomic_store(&sleeping, 0);
 	own = NULL;
 }

@@ -40,7 +40,7 @@ struct et_policy et_policy = {
 	.promote = true, .promote_after = 2, .promote_bytes = 1 << 20, .spin_us = 50};
 static struct et_conn conns[CONNS];
 static struct et_lock rx_lock, waiters_lock;
-static struct et_waiter *_Atomic waiters;
+static struct et_waiter *_Atomic waiters; /* `sleeper` is the next one */
 static __thread int own_fd = -1;
 static _Atomic uint32_t seed = 12345;
 
@@ -218,6 +218,11 @@ int et_conn_demote(struct et_conn *c, enum etran_path_reason why)
 		return -ECONNRESET;
 	}
 	return 0;
+}
+
+void et_conn_await_gone(struct et_conn *c)
+{
+	(void)c;
 }
 
 void et_conn_release(struct et_conn *c)
@@ -399,10 +404,7 @@ int et_wait_begin(struct et_waiter *w)
 		return w->fd;
 	if (!et_lock(&waiters_lock))
 		return -EAGAIN;
-	w->next = atomic_load(&waiters);
-	w->prev = (struct et_waiter **)&waiters;
-	if (w->next)
-		w->next->prev = &w->next;
+	w->sleeper = atomic_load(&waiters);
 	atomic_store(&waiters, w);
 	et_unlock(&waiters_lock);
 	return 0;
@@ -414,9 +416,11 @@ void et_wait_end(struct et_waiter *w)
 
 	if (!et_lock(&waiters_lock))
 		return;
-	*w->prev = w->next;
-	if (w->next)
-		w->next->prev = w->prev;
+	if (atomic_load(&waiters) == w)
+		atomic_store(&waiters, w->sleeper);
+	for (struct et_waiter *p = atomic_load(&waiters); p; p = p->sleeper)
+		if (p->sleeper == w)
+			p->sleeper = w->sleeper;
 	et_unlock(&waiters_lock);
 	et_sys_read(w->fd, &count, sizeof(count));
 }
@@ -434,7 +438,7 @@ void et_wake_all(void)
 
 	if (!atomic_load(&waiters) || !et_lock(&waiters_lock))
 		return;
-	for (struct et_waiter *w = atomic_load(&waiters); w; w = w->next)
+	for (struct et_waiter *w = atomic_load(&waiters); w; w = w->sleeper)
 		et_sys_write(w->fd, &one, sizeof(one));
 	et_unlock(&waiters_lock);
 }
