@@ -280,5 +280,5 @@ void await_octets(int fd, int n)
 
 void settle(void)
 {
-	sleep_ms(15);
+	sleep_ms(30);
 }
