@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package interop
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/etran-go/etran/runtime/adminapi"
+	"github.com/etran-go/etran/tests/internal/testbed"
+)
+
+// A program is a server and what its users do with it.
+type program struct {
+	name string
+	// serve starts the server on host B, use runs the clients on host A and
+	// looks at what they got.
+	serve, use func(r *run)
+	// client and server say what becomes of the connections of either end.
+	client, server path
+	// long programs only run with $ETRAN_LONG.
+	long bool
+}
+
+// A path is what is expected of an end under eTran.
+type path struct {
+	// share is the least part of the payload on the fast path.
+	share float64
+	// kernel is why the end's connections may be on the kernel's path: the
+	// reason that the daemon gives, or a sentence if it is never asked.
+	kernel string
+}
+
+// fast is a path of programs that only do what the fast path does.
+var fast = path{share: 0.5}
+
+// reason expects that connections go to the kernel for a reason that the daemon counts.
+func reason(name string) path { return path{kernel: name} }
+
+// programs are all of them, in the order in which they run.
+var programs = slices.Concat(webServers, languages, tools, databases, redises)
+
+// TestPrograms runs each program with the server, the client, and both under
+// eTran.
+func TestPrograms(t *testing.T) {
+	for _, p := range programs {
+		t.Run(p.name, func(t *testing.T) {
+			if p.long && testbed.Long() == 0 {
+				t.Skipf("only with %s: make soak", testbed.LongEnv)
+			}
+			tb := testbed.ForTest(t, testbed.Options{})
+			dir := t.TempDir()
+			// For servers that give up being root.
+			for _, d := range []string{dir, filepath.Dir(dir)} {
+				if err := os.Chmod(d, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, ends := range []struct{ client, server bool }{{false, true}, {true, false}, {true, true}} {
+				t.Run(fmt.Sprintf("%s-%s", word(ends.client), word(ends.server)), func(t *testing.T) {
+					r := &run{T: t, tb: tb, dir: dir, client: ends.client, server: ends.server}
+					p.test(r)
+				})
+			}
+		})
+	}
+}
+
+// word names an end's path.
+func word(etran bool) string {
+	if etran {
+		return "etran"
+	}
+	return "kernel"
+}
+
+// test runs a program once.
+func (p program) test(r *run) {
+	a, b := r.stats(r.tb.A), r.stats(r.tb.B)
+	r.Cleanup(func() { r.explain(r.tb.A); r.explain(r.tb.B) })
+	p.serve(r)
+	p.use(r)
+	p.client.check(r, r.tb.A, r.client, a)
+	p.server.check(r, r.tb.B, r.server, b)
+}
+
+// check proves by the daemon's counters that a host's programs were where they should.
+func (p path) check(r *run, h *testbed.Host, etran bool, before *adminapi.Stats) {
+	r.Helper()
+	now := r.stats(h)
+	moved := now.FastBytesIn + now.FastBytesOut - before.FastBytesIn - before.FastBytesOut
+	kernel := now.KernelBytesIn + now.KernelBytesOut - before.KernelBytesIn - before.KernelBytesOut
+	if !etran {
+		if moved+kernel != 0 {
+			r.Errorf("host %s moved %d octets without eTran", h.Name, moved+kernel)
+		}
+		return
+	}
+	share := 0.0
+	if moved > 0 {
+		share = float64(moved) / float64(moved+kernel)
+	}
+	why := reasons(now, before)
+	r.Logf("host %s: %.1f %% of %d KB on the fast path, %d promotions, reasons %v",
+		h.Name, 100*share, (moved+kernel)>>10, now.Promotions-before.Promotions, why)
+	if share < p.share {
+		r.Errorf("host %s moved only %d of %d octets on the fast path", h.Name, moved, moved+kernel)
+	}
+	if p.share == 0 && !strings.Contains(p.kernel, " ") && why[p.kernel] == 0 {
+		r.Errorf("host %s: no connection went to the kernel because of %q: %v", h.Name, p.kernel, why)
+	}
+}
+
+// reasons is why connections were not promoted, or demoted, since before.
+func reasons(now, before *adminapi.Stats) map[string]uint64 {
+	sum := map[string]uint64{}
+	for _, m := range []map[string]uint64{now.Demotions, now.PromotionsRefused, now.PromotionsAborted} {
+		for reason, n := range m {
+			sum[reason] += n
+		}
+	}
+	for _, m := range []map[string]uint64{before.Demotions, before.PromotionsRefused, before.PromotionsAborted} {
+		for reason, n := range m {
+			if sum[reason] -= n; sum[reason] == 0 {
+				delete(sum, reason)
+			}
+		}
+	}
+	return sum
+}
+
+func (r *run) stats(h *testbed.Host) *adminapi.Stats {
+	r.Helper()
+	admin := h.Admin()
+	defer admin.Close()
+	s, err := admin.Stats(context.Background())
+	if err != nil {
+		r.Fatalf("statistics of host %s: %v", h.Name, err)
+	}
+	return s
+}
+
+// explain logs what a daemon knows if the run has failed.
+func (r *run) explain(h *testbed.Host) {
+	if !r.Failed() {
+		return
+	}
+	if ss, err := h.Admin().SS(context.Background()); err == nil {
+		for _, c := range ss.Conns {
+			r.Logf("host %s: %+v", h.Name, c)
+		}
+	}
+	text, err := os.ReadFile(h.LogFile())
+	r.Logf("etrand on host %s: %s %v", h.Name, text[max(0, len(text)-4000):], err)
+}
