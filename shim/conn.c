@@ -225,7 +225,7 @@ static struct et_conn *take_slot(void)
 	return NULL;
 }
 
-struct et_conn *et_conn_open(int fd, void *user)
+struct et_conn *et_conn_open(int fd, void *user, bool inherited)
 {
 	struct et_conn *c;
 
@@ -234,7 +234,8 @@ struct et_conn *et_conn_open(int fd, void *user)
 	c = take_slot();
 	if (c) {
 		reset(c, user);
-		if (try_tell(c, ETRAN_MSG_OBSERVE, ETRAN_PATH_OK, fd)) {
+		if (try_tell(c, ETRAN_MSG_OBSERVE, inherited ? ETRAN_PATH_FORK : ETRAN_PATH_OK,
+			     fd)) {
 			c->user = NULL;
 			set_phase(c, ETRAN_PHASE_FREE);
 			c = NULL;

@@ -90,7 +90,6 @@ static int accepted(int listener, int fd, int flags)
 		/* Listening since before exec, or made by other means. */
 		if (option(fd, SO_DOMAIN) != AF_INET || option(fd, SO_PROTOCOL) != IPPROTO_TCP)
 			return fd;
-		et_process_use();
 	}
 	et_sock_create(fd, flags & SOCK_NONBLOCK);
 	return fd;
@@ -98,15 +97,11 @@ static int accepted(int listener, int fd, int flags)
 
 ET_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
-	if (et_fd_is(fd, ET_FD_LISTENER))
-		et_process_use();
 	return accepted(fd, et_real.accept4(fd, addr, len, flags), flags);
 }
 
 ET_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 {
-	if (et_fd_is(fd, ET_FD_LISTENER))
-		et_process_use();
 	return accepted(fd, et_real.accept(fd, addr, len), 0);
 }
 

@@ -11,6 +11,10 @@
 #include "sys.h"
 
 #define MAX_SOCKS (1u << 16)
+/* So much makes it worth to start the control side: a child that answers once
+ * must not pay for it. */
+#define FIRST_EXCHANGES 2u
+#define FIRST_BYTES 16384u
 /* Sockets that are being switched at the same time. */
 #define MAX_MOVING 128
 /* Exchanges to wait after a failed promotion or a demotion; doubles. */
@@ -51,7 +55,7 @@ static void start_over(struct et_sock *s, bool nonblock)
 	atomic_store(&s->never, !et_policy.promote);
 	atomic_store(&s->starved, false);
 	atomic_store(&s->asked_room, false);
-	s->closing = s->broken = s->observed = s->asked = false;
+	s->closing = s->broken = s->observed = s->inherited = s->asked = false;
 	s->late = NULL;
 	atomic_store(&s->error, 0);
 	atomic_store(&s->please, ETRAN_PATH_OK);
@@ -266,16 +270,27 @@ static bool regs_promotable(struct et_sock *s)
 	return true;
 }
 
+static bool registered(const struct et_sock *s)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++)
+		if (atomic_load(&s->reg[i]))
+			return true;
+	return false;
+}
+
 static void open_locked(struct et_sock *s)
 {
 	int fd = atomic_load(&s->file.fd);
 	struct et_conn *c;
 
+	/* The daemon looks who has it; what forks from now on we know ourselves. */
+	if (s->inherited)
+		s->born = atomic_load(&et_fork_epoch);
 	if (s->late || !regs_promotable(s) || et_process_shares(fd, s->born)) {
 		postpone(s);
 		return;
 	}
-	c = et_conn_open(fd, s);
+	c = et_conn_open(fd, s, s->inherited);
 	if (!c) {
 		back_off(s, ETRAN_PATH_LIMIT);
 		return;
@@ -520,6 +535,8 @@ void et_sock_sent(struct et_sock *s, size_t n)
 void et_sock_leave_quiet(struct et_sock *s, bool quiet)
 {
 	et_sock_step_out(s);
+	if (s->exchanges >= FIRST_EXCHANGES || s->bytes >= FIRST_BYTES)
+		et_process_use();
 	if (et_sock_movable(s) || atomic_load_explicit(&s->conn, memory_order_relaxed))
 		step(s, quiet);
 	et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
@@ -740,8 +757,12 @@ void et_sock_after_fork(void)
 
 	while ((s = et_sock_next(&next))) {
 		s->lock = (struct et_lock){0};
-		atomic_store(&s->never, true);
+		s->inherited = true;
+		s->late = NULL;
 		atomic_store(&s->conn, NULL);
+		/* The epoll sets, too, are the parent's. */
+		if (atomic_load(&s->mode) != ET_MODE_KERNEL || registered(s))
+			atomic_store(&s->never, true);
 		if (atomic_load(&s->mode) != ET_MODE_KERNEL)
 			atomic_store(&s->mode, ET_MODE_FOREIGN);
 	}

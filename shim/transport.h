@@ -47,10 +47,11 @@ void et_count_kernel(struct et_conn *c, size_t in, size_t out);
 
 /*
  * Start observing the connected TCP socket `fd`: take a slot and ask the
- * daemon. `user` is passed to et_ready(). NULL when there is no slot, no
+ * daemon. `user` is passed to et_ready(). An `inherited` socket is refused while
+ * another process has it, or this one has a second descriptor. NULL when there is no slot, no
  * session, or the message could not be sent without blocking.
  */
-struct et_conn *et_conn_open(int fd, void *user);
+struct et_conn *et_conn_open(int fd, void *user, bool inherited);
 
 enum et_progress {
 	ET_WAIT,     /* nothing to do now; ask again later */

@@ -125,7 +125,7 @@ static void start_daemon(void)
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
-struct et_conn *et_conn_open(int fd, void *user)
+struct et_conn *et_conn_open(int fd, void *user, bool inherited)
 {
 	if (!fake.up)
 		return NULL;

@@ -98,7 +98,9 @@ struct etran_msg_slot {
 	struct etran_msg_header h;
 	__u32 slot;
 	__u32 generation; /* 0 in OBSERVE */
-	__u32 reason;     /* enum etran_path_reason */
+	/* enum etran_path_reason; OBSERVE: FORK if the socket is older than the
+	 * process, so that others may have it, else OK */
+	__u32 reason;
 	__u32 number;     /* OBSERVE: the socket's descriptor in the program */
 };
 

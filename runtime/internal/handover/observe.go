@@ -14,8 +14,9 @@ import (
 
 // Observe starts watching the connection of a socket, whose descriptor the
 // slot takes over: XDP passes its segments and remembers what it saw. number is
-// the descriptor in the program, as the program says.
-func (s *Slot) Observe(fd, number int) error {
+// the descriptor in the program, as the program says. An inherited socket is
+// refused while others have it.
+func (s *Slot) Observe(fd, number int, inherited bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.phase != abi.PhaseFree && s.phase != abi.PhaseRefused {
@@ -24,7 +25,7 @@ func (s *Slot) Observe(fd, number int) error {
 	}
 	s.fd, s.note, s.sock = fd, Note{}, socket{}
 	s.number, s.missed, s.alone = number, false, false
-	if reason := s.observe(); reason != abi.PathReasonOk {
+	if reason := s.observe(inherited); reason != abi.PathReasonOk {
 		s.refuse(reason)
 		return nil
 	}
@@ -42,12 +43,12 @@ func (s *Slot) refuse(reason abi.PathReason) {
 	s.setPhase(abi.PhaseRefused)
 }
 
-func (s *Slot) observe() abi.PathReason {
+func (s *Slot) observe(inherited bool) abi.PathReason {
 	var reason abi.PathReason
 	if s.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
-	if s.sock, reason = examine(s.fd, s.env); reason != abi.PathReasonOk {
+	if s.sock, reason = examine(s.fd, s.env, inherited); reason != abi.PathReasonOk {
 		return reason
 	}
 	s.note.Traffic = s.owner.Recall(s.sock.cookie)
