@@ -25,9 +25,12 @@ const (
 	upstreamPort = 8081
 )
 
+// nginxPath is whole: an nginx that was found by its name cannot find its successor.
+const nginxPath = "/usr/sbin/nginx"
+
 var webServers = []program{
 	{name: "nginx", serve: nginx(2, false), use: browse("http", webPort), client: fast, server: fast},
-	{name: "nginx-4-sendfile", serve: nginx(4, true), use: browse("http", webPort), client: fast, server: reason("api")},
+	{name: "nginx-4-sendfile", serve: nginx(4, true), use: browse("http", webPort), client: fast, server: fast},
 	{name: "nginx-tls", serve: nginx(2, false), use: browse("https", tlsPort), client: fast, server: fast},
 	{name: "nginx-proxy", serve: behind(nginx(2, false)), use: browse("http", proxyPort), client: fast, server: fast},
 	{name: "nginx-reload", serve: nginx(2, false), use: underLoad(reload), client: fast, server: fast},
@@ -66,7 +69,7 @@ func (r *run) nginx(h *testbed.Host, name string, workers int, sendfile bool, po
 		"Certificate": certificate, "Key": key, "Port": port, "TLSPort": port + tlsPort - webPort,
 		"ProxyPort": port + proxyPort - webPort, "Upstream": fmt.Sprintf("%s:%d", testbed.WireA, upstreamPort),
 	})
-	r.on(h, testbed.Command{Args: []string{"nginx", "-c", conf}})
+	r.on(h, testbed.Command{Args: []string{nginxPath, "-c", conf}})
 	r.Cleanup(func() {
 		if r.Failed() {
 			r.Logf("nginx on host %s said: %s", h.Name, tail(r.read(r.path(name+".log"))))
@@ -205,7 +208,7 @@ func underLoad(change func(*run)) func(*run) {
 
 // reload makes nginx start new workers, and end the old ones.
 func reload(r *run) {
-	r.on(r.tb.B, testbed.Command{Args: []string{"nginx", "-c", r.path("front.conf"), "-s", "reload"}})
+	r.on(r.tb.B, testbed.Command{Args: []string{nginxPath, "-c", r.path("front.conf"), "-s", "reload"}})
 }
 
 // upgrade lets a new nginx take over the listening sockets.
