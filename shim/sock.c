@@ -21,6 +21,8 @@
 #define FIRST_BACK_OFF 64u
 /* So many sends without an answer are a one-way stream. */
 #define ONE_WAY_SENDS 16
+/* The parent of a new process has its descriptor of the connection for a moment. */
+#define INHERITED_BACK_OFF 4u
 #define LAST_BACK_OFF (1u << 20)
 /* The same for sockets that only send or only receive. */
 #define BYTES_PER_EXCHANGE 16384u
@@ -758,6 +760,7 @@ void et_sock_after_fork(void)
 	while ((s = et_sock_next(&next))) {
 		s->lock = (struct et_lock){0};
 		s->inherited = true;
+		s->back_off = INHERITED_BACK_OFF;
 		s->late = NULL;
 		atomic_store(&s->conn, NULL);
 		/* The epoll sets, too, are the parent's. */

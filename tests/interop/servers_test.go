@@ -29,7 +29,7 @@ func memcached(r *run) {
 
 func useMemcached(r *run) {
 	for _, protocol := range []string{"ascii", "binary"} {
-		r.use("python3", r.script("memcached.py"), testbed.WireB, port, protocol, "8", strconv.Itoa(testbed.Span(50, 500)))
+		r.use("python3", r.script("memcached.py"), testbed.WireB, port, protocol, "4", strconv.Itoa(testbed.Span(40, 500)))
 	}
 }
 
@@ -39,7 +39,7 @@ func python(kind string) func(*run) {
 
 // echo talks to any of the echo servers.
 func echo(r *run) {
-	r.use("python3", r.script("echo.py"), "client", testbed.WireB, port, "8", strconv.Itoa(testbed.Span(50, 500)))
+	r.use("python3", r.script("echo.py"), "client", testbed.WireB, port, "4", strconv.Itoa(testbed.Span(40, 500)))
 }
 
 func node(r *run) { r.serve(7777, "node", r.script("node-server.js"), testbed.WireB, port) }
