@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "process.h"
@@ -24,6 +25,17 @@ static void forget_number(int fd)
 		et_sock_close(fd, et_entry_kind(entry));
 }
 
+/* libc's standard streams read and write where nobody sees it. */
+static void lend_to_stream(int fd)
+{
+	struct et_sock *s = et_sock_enter(fd);
+
+	if (!s)
+		return;
+	et_sock_pin_down(s, fd, ETRAN_PATH_API);
+	et_sock_leave(s);
+}
+
 int et_fd_copied(int from, int to)
 {
 	uintptr_t entry = et_fd_entry(from);
@@ -33,6 +45,10 @@ int et_fd_copied(int from, int to)
 	forget_number(to);
 	if (to < 0 || et_likely(!entry) || kind == ET_FD_HIDDEN || !et_own_process())
 		return to;
+	if (to <= STDERR_FILENO && kind == ET_FD_SOCK) {
+		lend_to_stream(from);
+		return to;
+	}
 	f = et_fd_pin(from, kind, ET_PIN);
 	if (f) {
 		et_fd_set(to, f, kind);

@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "epoll.h"
@@ -86,6 +87,8 @@ void et_sock_create(int fd, bool nonblock)
 	/* The number is new: whatever we thought it was is gone. */
 	if (et_unlikely(et_fd_entry(fd)))
 		et_sock_close(fd, et_entry_kind(et_fd_entry(fd)));
+	if (fd <= STDERR_FILENO) /* as lend_to_stream() in fds.c */
+		return;
 	s = et_pool_get(&pool);
 	if (!s)
 		return;

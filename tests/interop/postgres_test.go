@@ -14,7 +14,7 @@ import (
 )
 
 var databases = []program{
-	{name: "postgresql", serve: postgres, use: usePostgres, client: fast, server: forked},
+	{name: "postgresql", serve: postgres, use: usePostgres, client: fast, server: path{share: 0.2}},
 }
 
 const (

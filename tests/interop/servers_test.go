@@ -14,14 +14,10 @@ var languages = []program{
 	{name: "memcached", serve: memcached, use: useMemcached, client: fast, server: fast},
 	{name: "python-asyncio", serve: python("asyncio"), use: echo, client: fast, server: fast},
 	{name: "python-threads", serve: python("threads"), use: echo, client: fast, server: fast},
-	{name: "python-forks", serve: python("forks"), use: echo, client: fast, server: forked},
+	{name: "python-forks", serve: python("forks"), use: echo, client: fast, server: fast},
 	{name: "node", serve: node, use: useNode, client: fast, server: fast},
 	{name: "java-nio", serve: java, use: echo, client: fast, server: fast},
 }
-
-// forked is the path of servers that accept a connection and give it to a child:
-// the kernel's, for the socket is not the child's alone.
-var forked = path{kernel: "the child of an accepting process stays on the kernel"}
 
 func memcached(r *run) {
 	r.serve(7777, "memcached", "-u", "root", "-t", "4", "-l", testbed.WireB, "-p", port, "-U", "0", "-I", "8m", "-m", "128")

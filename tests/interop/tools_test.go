@@ -15,13 +15,18 @@ import (
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
 
+// sshd starts another sshd for each connection, which finds the socket as its
+// standard input: the library does not know it. A client of rsync's daemon
+// shares its connection with a child, and so does the daemon's process for it.
+// Bash makes the socket its standard output whenever it writes, and libc's
+// streams cannot be followed.
 var tools = []program{
-	{name: "iperf3", serve: iperf, use: useIperf, client: fast, server: fast},
+	{name: "iperf3", serve: iperf, use: useIperf, client: bulk, server: bulk},
 	{name: "openssl", serve: openssl, use: useOpenssl, client: fast, server: fast},
-	{name: "ssh", serve: sshd, use: useSSH, client: fast, server: forked},
-	{name: "rsync", serve: rsyncd, use: useRsync, client: fast, server: forked},
+	{name: "ssh", serve: sshd, use: useSSH, client: fast, server: path{never: true}},
+	{name: "rsync", serve: rsyncd, use: useRsync, client: bulk, server: path{reason: "shared_file"}},
 	{name: "perl", serve: perl, use: usePerl, client: fast, server: fast},
-	{name: "bash", serve: perl, use: useBash, client: fast, server: fast},
+	{name: "bash", serve: perl, use: useBash, client: path{never: true}, server: fast},
 }
 
 func iperf(r *run) { r.serve(7777, "iperf3", "-s", "-B", testbed.WireB, "-p", port) }
@@ -117,7 +122,7 @@ func useRsync(r *run) {
 	r.random("tree/large", testbed.Span(8, 200)<<20)
 	module := fmt.Sprintf("rsync://%s:%s/module/", testbed.WireB, port)
 	for range 2 {
-		r.use("rsync", "-a", "--delete", "--checksum", r.path("tree")+"/", module)
+		r.use("rsync", "-a", "--delete", "--checksum", "--bwlimit=40m", r.path("tree")+"/", module)
 		r.use("rsync", "-a", "--delete", "--checksum", module, r.path("copy")+"/")
 		r.use("diff", "-r", r.path("tree"), r.path("copy"))
 		if err := os.Truncate(r.path("tree/large"), 5_000_001); err != nil {
@@ -138,5 +143,5 @@ func usePerl(r *run) {
 }
 
 func useBash(r *run) {
-	r.use("bash", r.script("echo.sh"), testbed.WireB, port, strconv.Itoa(testbed.Span(300, 10_000)))
+	r.use("bash", r.script("echo.sh"), testbed.WireB, port, strconv.Itoa(testbed.Span(3000, 30_000)))
 }
