@@ -41,7 +41,7 @@ func echo(r *run) {
 func node(r *run) { r.serve(7777, "node", r.script("node-server.js"), testbed.WireB, port) }
 
 func useNode(r *run) {
-	r.use("node", r.script("node-client.js"), testbed.WireB, port, "8", strconv.Itoa(testbed.Span(60, 600)))
+	r.use("node", r.script("node-client.js"), testbed.WireB, port, "8", strconv.Itoa(testbed.Span(40, 600)))
 }
 
 // java serves on sockets of IPv4: those of IPv6, which it uses by default for

@@ -95,7 +95,7 @@ func sshd(r *run) {
 
 // useSSH pipes octets through a remote program, and copies a file there and back.
 func useSSH(r *run) {
-	file := r.random("file", testbed.Span(10, 100)<<20)
+	file := r.random("file", testbed.Span(4, 100)<<20)
 	octets := r.read(file)
 	if got := r.feed(bytes.NewReader(octets), "ssh", "-F", r.path("ssh.conf"), testbed.WireB, "cat"); got != string(octets) {
 		r.Errorf("of %d octets %d came back, or others", len(octets), len(got))
@@ -119,7 +119,7 @@ func useRsync(r *run) {
 	for i := range 50 {
 		r.random(fmt.Sprintf("tree/small/%d", i), i*i*10)
 	}
-	r.random("tree/large", testbed.Span(8, 200)<<20)
+	r.random("tree/large", testbed.Span(6, 200)<<20)
 	module := fmt.Sprintf("rsync://%s:%s/module/", testbed.WireB, port)
 	for range 2 {
 		r.use("rsync", "-a", "--delete", "--checksum", "--bwlimit=40m", r.path("tree")+"/", module)

@@ -172,7 +172,7 @@ func (r *run) wrk(base string) {
 // ab asks for a file on connections that are kept, and on one each.
 func (r *run) ab(base string) {
 	r.Helper()
-	requests := strconv.Itoa(testbed.Span(1000, 10000))
+	requests := strconv.Itoa(testbed.Span(500, 10000))
 	for _, keep := range [][]string{{"-k"}, nil} {
 		args := append([]string{"ab", "-q", "-n", requests, "-c", "8"}, keep...)
 		r.abSays(r.use(append(args, base+"2")...))
@@ -193,11 +193,11 @@ func (r *run) abSays(out string) {
 func underLoad(change func(*run)) func(*run) {
 	return func(r *run) {
 		base := fmt.Sprintf("http://%s:%d/", testbed.WireB, webPort)
-		times := testbed.Span(60, 600)
-		seconds := testbed.Span(3, 30)
+		times := testbed.Span(30, 600)
+		seconds := testbed.Span(2, 30)
 		out := r.together(func() {
-			for range testbed.Span(2, 10) {
-				time.Sleep(time.Second)
+			for range testbed.Span(2, 20) {
+				time.Sleep(500 * time.Millisecond)
 				change(r)
 			}
 		}, r.curl(base, times), []string{"ab", "-q", "-t", strconv.Itoa(seconds), "-n", "1000000", "-c", "2", base + "2"})
