@@ -131,10 +131,10 @@ static bool sleeping_option(int level, int name)
 		return name == SO_LINGER || name == SO_RCVBUF || name == SO_SNDBUF ||
 		       name == SO_RCVTIMEO || name == SO_SNDTIMEO || name == SO_PRIORITY;
 	/* The fast path sends at once, corked or not: TCP promises no segment sizes. */
-	return level == IPPROTO_TCP && (name == TCP_NODELAY || name == TCP_CORK ||
-					name == TCP_QUICKACK || name == TCP_KEEPIDLE ||
-					name == TCP_KEEPINTVL || name == TCP_KEEPCNT ||
-					name == TCP_NOTSENT_LOWAT);
+	return level == IPPROTO_TCP &&
+	       (name == TCP_NODELAY || name == TCP_CORK || name == TCP_QUICKACK ||
+		name == TCP_KEEPIDLE || name == TCP_KEEPINTVL || name == TCP_KEEPCNT ||
+		name == TCP_NOTSENT_LOWAT);
 }
 
 ET_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t len)

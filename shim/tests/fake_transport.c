@@ -142,6 +142,7 @@ struct et_conn *et_conn_open(int fd, void *user, bool inherited)
 		atomic_store(&c->reported, 0);
 		atomic_store(&c->user, user);
 		atomic_fetch_add(&fake.opened, 1);
+		atomic_fetch_add(&fake.inherited, inherited);
 		return c;
 	}
 	return NULL;
