@@ -17,7 +17,7 @@ import (
 // Host A's clients also talk to host A's node, on the kernel's path.
 var redises = []program{
 	{name: "redis-cluster", serve: cluster, use: useCluster, client: bulk, server: fast},
-	{name: "redis-sentinel", serve: sentinels, use: failOver, client: bulk, server: fast, long: true},
+	{name: "redis-sentinel", serve: sentinels, use: failOver, client: bulk, server: fast, long: true, once: true},
 }
 
 // redisNode is a Redis on a host.

@@ -108,14 +108,14 @@ func useSSH(r *run) {
 
 func rsyncd(r *run) {
 	conf := r.write("rsyncd.conf", "rsyncd.conf", map[string]any{"Dir": r.dir})
-	if err := os.MkdirAll(r.path("module"), 0o755); err != nil {
-		r.Fatal(err)
-	}
 	r.serve(7777, "rsync", "--daemon", "--no-detach", "--config", conf, "--address", testbed.WireB, "--port", port)
 }
 
 // useRsync copies a tree there and back, and a second time after a change.
 func useRsync(r *run) {
+	if err := os.Mkdir(r.path("module"), 0o755); err != nil {
+		r.Fatal(err)
+	}
 	for i := range 50 {
 		r.random(fmt.Sprintf("tree/small/%d", i), i*i*10)
 	}

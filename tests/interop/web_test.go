@@ -182,7 +182,9 @@ func (r *run) ab(base string) {
 // abSays makes sure that nothing failed.
 func (r *run) abSays(out string) {
 	r.Helper()
-	if !regexp.MustCompile(`Failed requests: +0\n`).MatchString(out) || strings.Contains(out, "Non-2xx") {
+	ended := strings.Count(out, "Failed requests:")
+	good := len(regexp.MustCompile(`Failed requests: +0\n`).FindAllString(out, -1))
+	if ended == 0 || good != ended || strings.Contains(out, "Non-2xx") {
 		r.Errorf("ab said: %s", out)
 	}
 }
@@ -193,16 +195,28 @@ func (r *run) abSays(out string) {
 func underLoad(change func(*run)) func(*run) {
 	return func(r *run) {
 		base := fmt.Sprintf("http://%s:%d/", testbed.WireB, webPort)
-		times := testbed.Span(30, 600)
-		seconds := testbed.Span(2, 30)
+		stop := r.path("stop")
+		files := strconv.Itoa(len(sizes))
+		before := r.stats(r.tb.B)
 		out := r.together(func() {
 			for range testbed.Span(2, 20) {
 				time.Sleep(500 * time.Millisecond)
+				if r.server {
+					now := before.Promotions
+					r.await("a promotion", func() bool { now = r.stats(r.tb.B).Promotions; return now > before.Promotions })
+					before.Promotions = now
+				}
 				change(r)
 			}
-		}, r.curl(base, times), []string{"ab", "-q", "-t", strconv.Itoa(seconds), "-n", "1000000", "-c", "2", base + "2"})
-		r.compare(times)
+			if err := os.WriteFile(stop, nil, 0o644); err != nil {
+				r.Error(err)
+			}
+		}, []string{"sh", r.script("curls.sh"), stop, base, r.path("www"), r.path("got"), files},
+			[]string{"sh", "-c", `until [ -e "$0" ]; do ab -q -t 1 -n 1000000 -c 2 "$1" || exit; done`, stop, base + "2"})
 		r.abSays(out[1])
+		if err := os.Remove(stop); err != nil {
+			r.Error(err)
+		}
 	}
 }
 
