@@ -16,15 +16,16 @@ import (
 )
 
 // sshd starts another sshd for each connection, which finds the socket as its
-// standard input: the library does not know it. A client of rsync's daemon
-// shares its connection with a child, and so does the daemon's process for it.
+// standard input: the library does not know it. Who receives files with
+// rsync shares the connection with a child; who sends them has it alone, so that
+// either path is right.
 // Bash makes the socket its standard output whenever it writes, and libc's
 // streams cannot be followed.
 var tools = []program{
 	{name: "iperf3", serve: iperf, use: useIperf, client: bulk, server: bulk},
 	{name: "openssl", serve: openssl, use: useOpenssl, client: fast, server: fast},
 	{name: "ssh", serve: sshd, use: useSSH, client: fast, server: path{never: true}},
-	{name: "rsync", serve: rsyncd, use: useRsync, client: bulk, server: path{reason: "shared_file"}},
+	{name: "rsync", serve: rsyncd, use: useRsync, client: bulk, server: path{}},
 	{name: "perl", serve: perl, use: usePerl, client: fast, server: fast},
 	{name: "bash", serve: perl, use: useBash, client: path{never: true}, server: fast},
 }
