@@ -86,6 +86,8 @@ func word(etran bool) string {
 
 // test runs a program once.
 func (p program) test(r *run) {
+	r.awaitNobody(r.tb.A)
+	r.awaitNobody(r.tb.B)
 	a, b := r.stats(r.tb.A), r.stats(r.tb.B)
 	r.Cleanup(func() { r.explain(r.tb.A); r.explain(r.tb.B) })
 	p.serve(r)
@@ -99,6 +101,21 @@ func (p program) test(r *run) {
 	}
 	p.client.check(r, r.tb.A, r.client, a)
 	p.server.check(r, r.tb.B, r.server, b)
+}
+
+// awaitNobody waits for the end of the last run's programs: the daemon may count
+// one twice while it ends.
+func (r *run) awaitNobody(h *testbed.Host) {
+	r.Helper()
+	admin := h.Admin()
+	defer admin.Close()
+	r.await("the last programs' end on host "+h.Name, func() bool {
+		s, err := admin.Status(r.Context())
+		if err != nil {
+			r.Fatal(err)
+		}
+		return len(s.Apps) == 0
+	})
 }
 
 // check proves by the daemon's counters that a host's programs were where they should.

@@ -42,6 +42,10 @@ func postgres(r *run) {
 	}
 	r.start(r.tb.B, postgresPort, testbed.Command{UID: nobody, Args: []string{filepath.Join(bin, "postgres"),
 		"-D", data, "-p", strconv.Itoa(postgresPort), "-k", "", "-h", testbed.WireB, "-F"}})
+	// It listens before it takes connections.
+	r.await("PostgreSQL", func() bool {
+		return r.postgresClient("sh", "-c", "pg_isready -q && echo ready; true") == "ready\n"
+	})
 }
 
 // postgresBin is where Debian has the server's programs of the newest version.
