@@ -36,7 +36,21 @@ struct bpf_iter_meta {
 	struct seq_file *seq;
 };
 
-struct file;
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+typedef struct {
+	atomic64_t refcnt;
+} file_ref_t;
+
+struct file {
+	file_ref_t f_ref; /* since 6.13; 0 is one reference */
+};
+
+struct file___counted {
+	atomic64_t f_count;
+};
 
 struct bpf_iter__task_file {
 	struct bpf_iter_meta *meta;
@@ -54,6 +68,10 @@ struct socket {
 #define SOCK_BINDPORT_LOCK 8
 /* include/net/tcp.h: a valid octet waits */
 #define TCP_URG_VALID 0x0100
+
+/* References to a file of which the daemon has one descriptor and the program
+ * one: the walk has the third. */
+#define FILE_REFERENCES 3
 
 /* Segments that the filter kept from sleeping sockets, in all. */
 struct {
@@ -127,6 +145,17 @@ static __always_inline __u32 sock_traits(struct sock *sk)
 	return traits;
 }
 
+static __always_inline __u32 file_traits(struct file *file)
+{
+	__s64 references;
+
+	if (bpf_core_field_exists(file->f_ref))
+		references = file->f_ref.refcnt.counter + 1;
+	else
+		references = ((struct file___counted *)file)->f_count.counter;
+	return references > FILE_REFERENCES ? ETRAN_SOCK_SHARED : 0;
+}
+
 /* Walks over the daemon's descriptors and tells the inspected one's traits. */
 SEC("iter/task_file")
 int etran_inspect(struct bpf_iter__task_file *ctx)
@@ -148,7 +177,7 @@ int etran_inspect(struct bpf_iter__task_file *ctx)
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return 0;
-	traits = sock_traits(sk) | tcp_traits(tcp);
+	traits = sock_traits(sk) | tcp_traits(tcp) | file_traits(file);
 	bpf_seq_write(ctx->meta->seq, &traits, sizeof(traits));
 	return 0;
 }

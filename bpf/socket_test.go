@@ -58,6 +58,20 @@ func socket(t *testing.T, prepare func(fd int) error) (fd int, peer net.Conn) {
 	return fd, peer
 }
 
+// duplicate makes more descriptors of a socket.
+func duplicate(t *testing.T, times int) func(fd int) error {
+	return func(fd int) error {
+		for range times {
+			other, err := unix.Dup(fd)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { unix.Close(other) })
+		}
+		return nil
+	}
+}
+
 func TestTraits(t *testing.T) {
 	s := loadSockets(t)
 	bind := func(address [4]byte, port int) func(int) error {
@@ -88,6 +102,8 @@ func TestTraits(t *testing.T) {
 			t.Cleanup(func() { m.Close() })
 			return m.Put(uint32(0), uint32(fd))
 		}, abi.SockTraitTaken},
+		"two descriptors":   {nil, duplicate(t, 1), 0},
+		"three descriptors": {nil, duplicate(t, 2), abi.SockTraitShared},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.prepare == nil {

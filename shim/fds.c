@@ -120,7 +120,6 @@ static int accepted(int listener, int fd, int flags)
 		/* Listening since before exec, or made by other means. */
 		if (option(fd, SO_DOMAIN) != AF_INET || option(fd, SO_PROTOCOL) != IPPROTO_TCP)
 			return fd;
-		et_process_use();
 	}
 	candidate(fd, flags & SOCK_NONBLOCK);
 	return fd;
@@ -128,21 +127,15 @@ static int accepted(int listener, int fd, int flags)
 
 ET_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
-	if (et_fd_is(fd, ET_FD_LISTENER)) {
-		et_process_use();
-		if (et_process_denies())
-			return (int)et_return(-ENETDOWN);
-	}
+	if (et_fd_is(fd, ET_FD_LISTENER) && et_process_denies())
+		return (int)et_return(-ENETDOWN);
 	return accepted(fd, et_real.accept4(fd, addr, len, flags), flags);
 }
 
 ET_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 {
-	if (et_fd_is(fd, ET_FD_LISTENER)) {
-		et_process_use();
-		if (et_process_denies())
-			return (int)et_return(-ENETDOWN);
-	}
+	if (et_fd_is(fd, ET_FD_LISTENER) && et_process_denies())
+		return (int)et_return(-ENETDOWN);
 	return accepted(fd, et_real.accept(fd, addr, len), 0);
 }
 

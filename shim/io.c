@@ -804,26 +804,6 @@ ET_EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned int count, int fla
 	return et_real.sendmmsg(fd, msgs, count, flags);
 }
 
-ET_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t n)
-{
-	struct et_sock *s = enter(out);
-	ssize_t r;
-
-	if (et_likely(!s))
-		return et_real.sendfile(out, in, offset, n);
-	ON_KERNEL(s, out, et_real.sendfile(out, in, offset, n));
-}
-
-ET_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t n)
-{
-	struct et_sock *s = enter(out);
-	ssize_t r;
-
-	if (et_likely(!s))
-		return et_real.sendfile64(out, in, offset, n);
-	ON_KERNEL(s, out, et_real.sendfile64(out, in, offset, n));
-}
-
 ET_EXPORT ssize_t splice(int in, off64_t *in_offset, int out, off64_t *out_offset, size_t n,
 			 unsigned int flags)
 {

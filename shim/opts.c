@@ -141,9 +141,11 @@ static bool sleeping_option(int level, int name)
 	if (level == SOL_SOCKET)
 		return name == SO_LINGER || name == SO_RCVBUF || name == SO_SNDBUF ||
 		       name == SO_RCVTIMEO || name == SO_SNDTIMEO || name == SO_PRIORITY;
+	/* The fast path sends at once, corked or not: TCP promises no segment sizes. */
 	return level == IPPROTO_TCP &&
-	       (name == TCP_NODELAY || name == TCP_QUICKACK || name == TCP_KEEPIDLE ||
-		name == TCP_KEEPINTVL || name == TCP_KEEPCNT || name == TCP_NOTSENT_LOWAT);
+	       (name == TCP_NODELAY || name == TCP_CORK || name == TCP_QUICKACK ||
+		name == TCP_KEEPIDLE || name == TCP_KEEPINTVL || name == TCP_KEEPCNT ||
+		name == TCP_NOTSENT_LOWAT);
 }
 
 /* They change what reading is: for how much it waits, what comes with it. */

@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "epoll.h"
@@ -11,12 +12,18 @@
 #include "sys.h"
 
 #define MAX_SOCKS (1u << 16)
+/* So much makes it worth to start the control side: a child that answers once
+ * must not pay for it. */
+#define FIRST_EXCHANGES 2u
+#define FIRST_BYTES 16384u
 /* Sockets that are being switched at the same time. */
 #define MAX_MOVING 128
 /* Exchanges to wait after a failed promotion or a demotion; doubles. */
 #define FIRST_BACK_OFF 64u
 /* So many sends without an answer are a one-way stream. */
 #define ONE_WAY_SENDS 16
+/* The parent of a new process has its descriptor of the connection for a moment. */
+#define INHERITED_BACK_OFF 4u
 #define LAST_BACK_OFF (1u << 20)
 /* The same for sockets that only send or only receive. */
 #define BYTES_PER_EXCHANGE 16384u
@@ -51,7 +58,7 @@ static void start_over(struct et_sock *s, bool nonblock)
 	atomic_store(&s->never, !et_policy.promote);
 	atomic_store(&s->starved, false);
 	atomic_store(&s->asked_room, false);
-	s->closing = s->broken = s->observed = s->asked = false;
+	s->closing = s->broken = s->observed = s->inherited = s->asked = false;
 	s->late = NULL;
 	atomic_store(&s->error, 0);
 	atomic_store(&s->please, ETRAN_PATH_OK);
@@ -80,6 +87,8 @@ void et_sock_create(int fd, bool nonblock)
 	/* The number is new: whatever we thought it was is gone. */
 	if (et_unlikely(et_fd_entry(fd)))
 		et_sock_close(fd, et_entry_kind(et_fd_entry(fd)));
+	if (fd <= STDERR_FILENO) /* as lend_to_stream() in fds.c */
+		return;
 	s = et_pool_get(&pool);
 	if (!s)
 		return;
@@ -271,16 +280,32 @@ static bool regs_promotable(struct et_sock *s)
 	return true;
 }
 
+static bool registered(const struct et_sock *s)
+{
+	for (int i = 0; i < ET_SOCK_REGS; i++)
+		if (atomic_load(&s->reg[i]))
+			return true;
+	return false;
+}
+
 static void open_locked(struct et_sock *s)
 {
+	enum etran_path_reason why = ETRAN_PATH_OK;
 	int fd = atomic_load(&s->file.fd);
 	struct et_conn *c;
 
+	/* The daemon looks who has it; what forks from now on we know ourselves. */
+	if (s->inherited)
+		s->born = atomic_load(&et_fork_epoch);
 	if (s->late || !regs_promotable(s) || et_process_shares(fd, s->born)) {
 		postpone(s);
 		return;
 	}
-	c = et_conn_open(fd, s, et_config_allows(fd) ? ETRAN_PATH_OK : ETRAN_PATH_POLICY);
+	if (!et_config_allows(fd))
+		why = ETRAN_PATH_POLICY;
+	else if (s->inherited)
+		why = ETRAN_PATH_FORK;
+	c = et_conn_open(fd, s, why);
 	if (!c) {
 		back_off(s, ETRAN_PATH_LIMIT);
 		return;
@@ -551,6 +576,8 @@ void et_sock_sent(struct et_sock *s, size_t n)
 void et_sock_leave_quiet(struct et_sock *s, bool quiet)
 {
 	et_sock_step_out(s);
+	if (s->exchanges >= FIRST_EXCHANGES || s->bytes >= FIRST_BYTES)
+		et_process_use();
 	if (et_sock_movable(s) || atomic_load_explicit(&s->conn, memory_order_relaxed))
 		step(s, quiet);
 	et_file_put(&s->file, ET_FD_SOCK, ET_PIN);
@@ -784,8 +811,13 @@ void et_sock_after_fork(void)
 
 	while ((s = et_sock_next(&next))) {
 		s->lock = (struct et_lock){0};
-		atomic_store(&s->never, true);
+		s->inherited = true;
+		s->back_off = INHERITED_BACK_OFF;
+		s->late = NULL;
 		atomic_store(&s->conn, NULL);
+		/* The epoll sets, too, are the parent's. */
+		if (atomic_load(&s->mode) != ET_MODE_KERNEL || registered(s))
+			atomic_store(&s->never, true);
 		if (atomic_load(&s->mode) != ET_MODE_KERNEL)
 			atomic_store(&s->mode, ET_MODE_FOREIGN);
 	}

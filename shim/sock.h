@@ -8,7 +8,9 @@
  *            ▲                                                       │
  *            └───────────────────────────────────────────────────────┘
  *   In a forked child: SWITCHING, FAST, DEMOTING become FOREIGN (the parent
- *   has the connection), and KERNEL for ever at the first use.
+ *   has the connection), and KERNEL for ever at the first use. One that was
+ *   KERNEL may be promoted by the child once nobody else has it: the daemon
+ *   looks, for only the kernel knows.
  *
  * Every call on the socket is counted (ET_INSIDE) from before it looks at the
  * mode until it is done with the descriptor; a switch begins by setting
@@ -48,6 +50,7 @@ struct et_sock {
 	bool closing;          /* lock */
 	bool broken;           /* a demotion failed: as after a reset */
 	bool observed;         /* lock; the daemon has, or had, a copy of the file */
+	bool inherited;        /* older than this process: others may have the file */
 	_Atomic int error;     /* errno to be reported once, if broken */
 	_Atomic uint32_t please; /* enum etran_path_reason: demote, somebody asked */
 

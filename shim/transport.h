@@ -47,9 +47,11 @@ void et_count_kernel(struct et_conn *c, size_t in, size_t out);
 
 /*
  * Start observing the connected TCP socket `fd`: take a slot and ask the
- * daemon. `user` is passed to et_ready(). `why` other than OK: the connection
- * shall stay on the kernel, and the daemon is only told, for its lists. NULL when
- * there is no slot, no session, or the message could not be sent without blocking.
+ * daemon. `user` is passed to et_ready(). `why`: OK; POLICY: the connection shall
+ * stay on the kernel, and the daemon is only told, for its lists; FORK: it was
+ * inherited, and is refused while another process has it, or this one has a second
+ * descriptor. NULL when there is no slot, no session, or the message could not be
+ * sent without blocking.
  */
 struct et_conn *et_conn_open(int fd, void *user, enum etran_path_reason why);
 

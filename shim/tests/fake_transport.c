@@ -127,7 +127,7 @@ static void start_daemon(void)
 
 struct et_conn *et_conn_open(int fd, void *user, enum etran_path_reason why)
 {
-	if (!fake.up || why != ETRAN_PATH_OK)
+	if (!fake.up || why == ETRAN_PATH_POLICY)
 		return NULL;
 	start_daemon();
 	for (int i = 0; i < CONNS; i++) {
@@ -142,6 +142,7 @@ struct et_conn *et_conn_open(int fd, void *user, enum etran_path_reason why)
 		atomic_store(&c->reported, 0);
 		atomic_store(&c->user, user);
 		atomic_fetch_add(&fake.opened, 1);
+		atomic_fetch_add(&fake.inherited, inherited);
 		return c;
 	}
 	return NULL;

@@ -20,7 +20,7 @@ struct fake {
 	unsigned demote_every; /* every Nth read asks for a demotion */
 	bool please;           /* an operator asks for promotion all the time */
 	unsigned fail_demote; /* demotions that shall fail */
-	_Atomic unsigned opened, switched, aborted, demoted, released;
+	_Atomic unsigned opened, inherited, switched, aborted, demoted, released;
 	_Atomic unsigned long fast_in, fast_out, kernel_in, kernel_out;
 };
 extern struct fake fake;

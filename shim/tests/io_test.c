@@ -344,6 +344,71 @@ static void test_fork_shares(void)
 	close(hold[0]);
 }
 
+/* A child that took its parent's connection over may have it fast. */
+static void test_fork_inherits(void)
+{
+	int fds[2], status;
+	pid_t pid;
+
+	tcp_pair(fds);
+	CHECK(atomic_load(&fake.inherited) == 0);
+	pid = fork();
+	if (pid == 0) {
+		fake.up = true; /* it registers by itself */
+		promote(fds);
+		CHECK(atomic_load(&fake.inherited) == 2);
+		_exit(0);
+	}
+	close_pair(fds);
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+/* printf() would go past us: what is a standard stream is the kernel's. */
+static void test_streams(void)
+{
+	int fds[2], saved = dup(STDIN_FILENO);
+
+	fast_pair(fds);
+	CHECK(dup2(fds[0], STDIN_FILENO) == STDIN_FILENO);
+	CHECK(mode_of(fds[0]) == ET_MODE_KERNEL);
+	et_please(NULL, true, ETRAN_PATH_OK);
+	for (int i = 0; i < 20; i++)
+		exchange(STDIN_FILENO, fds[1]);
+	CHECK(mode_of(fds[0]) == ET_MODE_KERNEL);
+	CHECK(dup2(saved, STDIN_FILENO) == STDIN_FILENO && close(saved) == 0);
+	close_pair(fds);
+}
+
+/* A regular file stays on the fast path; of anything else the kernel knows more. */
+static void test_sendfile(void)
+{
+	int fds[2], pipes[2], file = memfd_create("file", 0);
+	char text[40000], got[sizeof(text)];
+	off_t at = 10;
+
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = (char)(i * 7 + i / 256);
+	CHECK(write(file, text, sizeof(text)) == sizeof(text) && lseek(file, 100, SEEK_SET) == 100);
+	fast_pair(fds);
+	CHECK(sendfile(fds[0], file, &at, 20) == 20 && at == 30);
+	CHECK(recv(fds[1], got, 20, MSG_WAITALL) == 20 && !memcmp(got, text + 10, 20));
+	CHECK(sendfile(fds[0], file, NULL, 1 << 30) == sizeof(text) - 100);
+	CHECK(lseek(file, 0, SEEK_CUR) == sizeof(text));
+	CHECK(recv(fds[1], got, sizeof(text) - 100, MSG_WAITALL) == sizeof(text) - 100);
+	CHECK(!memcmp(got, text + 100, sizeof(text) - 100));
+	CHECK(sendfile(fds[0], file, NULL, 1) == 0);
+	at = -1;
+	CHECK_ERR(sendfile(fds[0], file, &at, 1), EINVAL);
+	CHECK(mode_of(fds[0]) == ET_MODE_FAST);
+	CHECK(pipe(pipes) == 0);
+	CHECK_ERR(sendfile(fds[0], pipes[0], NULL, 1), EINVAL);
+	CHECK(mode_of(fds[0]) == ET_MODE_KERNEL);
+	close_pair(fds);
+	close(pipes[0]);
+	close(pipes[1]);
+	close(file);
+}
+
 /* A new program must find a socket that works. */
 static void test_spawn(void)
 {
@@ -380,6 +445,9 @@ int main(void)
 	test_poll();
 	test_fork();
 	test_fork_shares();
+	test_fork_inherits();
+	test_streams();
+	test_sendfile();
 	test_spawn();
 	puts("ok");
 	return 0;

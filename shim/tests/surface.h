@@ -11,6 +11,8 @@
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -30,8 +32,9 @@
 /* The sanitizer's library has read() and poll(), too. The linker prefers ours
  * once it has our files, so refer to what only they have. */
 int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room);
-static void *const our_files[] __attribute__((used)) = {(void *)splice, (void *)__poll_chk,
-							(void *)setsockopt, (void *)close_range};
+static void *const our_files[]
+	__attribute__((used)) = {(void *)splice, (void *)__poll_chk, (void *)setsockopt,
+				 (void *)close_range, (void *)sendfile};
 
 static inline void surface_init(void)
 {

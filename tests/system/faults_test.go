@@ -164,7 +164,7 @@ func setFaults(t *testing.T, tb *testbed.Testbed, f middlebox.Faults) wire {
 // combinations see the same faults. Nothing is switched on purpose.
 func TestGoodputUnderFaults(t *testing.T) {
 	if long() == 0 {
-		t.Skipf("a measurement; set %s", longEnv)
+		t.Skipf("a measurement; set %s", testbed.LongEnv)
 	}
 	seconds, _ := faultTime()
 	tb := testbed.ForTest(t, testbed.Options{Middlebox: true})

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,31 +24,11 @@ const (
 	serverCPU = 1
 )
 
-// longEnv names the environment variable that gives tests the time that their
-// promises need, times its value, instead of the little that every run of the
-// suite can give; and seeds by the clock to those that have seeds.
-const longEnv = "ETRAN_LONG"
-
 // long is the value of $ETRAN_LONG: 0 if it is not set.
-func long() int {
-	text := os.Getenv(longEnv)
-	if text == "" {
-		return 0
-	}
-	times, err := strconv.Atoi(text)
-	if err != nil || times < 1 {
-		panic(longEnv + " is " + strconv.Quote(text) + ", want a factor")
-	}
-	return times
-}
+func long() int { return testbed.Long() }
 
 // span is how much a test does: seconds or rounds, usually and in a long run.
-func span(usual, longer int) int {
-	if long() > 0 {
-		return longer * long()
-	}
-	return usual
-}
+func span(usual, longer int) int { return testbed.Span(usual, longer) }
 
 // program is the path of a test program made by the build.
 func program(t *testing.T, name string) string {
@@ -290,6 +269,6 @@ func combinations(t *testing.T, f func(t *testing.T, client, server bool)) {
 func longOnly(t *testing.T) {
 	t.Helper()
 	if long() == 0 {
-		t.Skipf("only with %s: make soak", longEnv)
+		t.Skipf("only with %s: make soak", testbed.LongEnv)
 	}
 }

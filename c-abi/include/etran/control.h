@@ -98,7 +98,8 @@ struct etran_msg_slot {
 	struct etran_msg_header h;
 	__u32 slot;
 	__u32 generation; /* 0 in OBSERVE */
-	/* enum etran_path_reason; OBSERVE: POLICY if the program wants none of it */
+	/* enum etran_path_reason; OBSERVE: POLICY if the program wants none of it, FORK
+	 * if the socket is older than the process, so that others may have it, else OK */
 	__u32 reason;
 	__u32 number;     /* OBSERVE: the socket's descriptor in the program */
 };

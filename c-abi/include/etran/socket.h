@@ -22,6 +22,8 @@ enum etran_sock_trait {
 	ETRAN_SOCK_SIGNED = 0x8,
 	/* urgent data has come and was not read */
 	ETRAN_SOCK_URGENT = 0x10,
+	/* more than two hold the file: the daemon, and one descriptor of the program */
+	ETRAN_SOCK_SHARED = 0x20,
 };
 
 #endif

@@ -210,7 +210,7 @@ func (a *App) handleSlot(msg control.Message) {
 func act(s *handover.Slot, msg control.Message) error {
 	switch msg.Type {
 	case abi.MsgTypeObserve:
-		return s.Observe(msg.Fd, int(msg.Slot.Number), msg.Slot.Reason == uint32(abi.PathReasonPolicy))
+		return s.Observe(msg.Fd, int(msg.Slot.Number), abi.PathReason(msg.Slot.Reason))
 	case abi.MsgTypeSwitch:
 		return s.Switch()
 	case abi.MsgTypeDemote:

@@ -15,8 +15,9 @@ import (
 // Observe starts watching the connection of a socket, whose descriptor the
 // slot takes over: XDP passes its segments and remembers what it saw. number is
 // the descriptor in the program, as the program says. A connection that the
-// program declines by its own rules is refused like one that ours exclude.
-func (s *Slot) Observe(fd, number int, declined bool) error {
+// program declines by its own rules (POLICY) is refused like one that ours
+// exclude, an inherited one (FORK) while others have it.
+func (s *Slot) Observe(fd, number int, said abi.PathReason) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.phase != abi.PhaseFree && s.phase != abi.PhaseRefused {
@@ -25,7 +26,7 @@ func (s *Slot) Observe(fd, number int, declined bool) error {
 	}
 	s.fd, s.note, s.sock = fd, Note{}, socket{}
 	s.number, s.missed, s.alone = number, false, false
-	if reason := s.observe(declined); reason != abi.PathReasonOk {
+	if reason := s.observe(said); reason != abi.PathReasonOk {
 		s.refuse(reason)
 		return nil
 	}
@@ -43,16 +44,16 @@ func (s *Slot) refuse(reason abi.PathReason) {
 	s.setPhase(abi.PhaseRefused)
 }
 
-func (s *Slot) observe(declined bool) abi.PathReason {
+func (s *Slot) observe(said abi.PathReason) abi.PathReason {
 	var reason abi.PathReason
 	if s.env.Stopping.Load() {
 		return abi.PathReasonShutdown
 	}
-	if s.sock, reason = examine(s.fd, s.env); reason != abi.PathReasonOk {
+	if s.sock, reason = examine(s.fd, s.env, said == abi.PathReasonFork); reason != abi.PathReasonOk {
 		return reason
 	}
 	s.note.Traffic = s.owner.Recall(s.sock.cookie)
-	if declined || !s.env.Policy.AllowsConn(s.sock.local, s.sock.remote) {
+	if said == abi.PathReasonPolicy || !s.env.Policy.AllowsConn(s.sock.local, s.sock.remote) {
 		return abi.PathReasonPolicy
 	}
 	if reason = s.findDevice(); reason != abi.PathReasonOk {

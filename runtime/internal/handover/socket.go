@@ -55,8 +55,9 @@ var mustBeEmpty = []struct {
 	{unix.SOL_SOCKET, unix.SO_GET_FILTER, 0, abi.PathReasonFilter},
 }
 
-// examine says whether a socket is one that the fast path can carry.
-func examine(fd int, env *Env) (socket, abi.PathReason) {
+// examine says whether a socket is one that the fast path can carry. A program
+// that inherited it must have it alone; of others the library knows.
+func examine(fd int, env *Env, inherited bool) (socket, abi.PathReason) {
 	var s socket
 	if r := examineKind(fd, env.NetnsCookie); r != abi.PathReasonOk {
 		return s, r
@@ -84,19 +85,21 @@ func examine(fd int, env *Env) (socket, abi.PathReason) {
 	if s.strays, err = env.Sockets.StraysOf(s.cookie); err != nil {
 		return s, abi.PathReasonSyscall
 	}
-	if r := examineTraits(fd, env); r != abi.PathReasonOk {
+	if r := examineTraits(fd, env, inherited); r != abi.PathReasonOk {
 		return s, r
 	}
 	return s, examineOptions(fd)
 }
 
 // examineTraits checks what no socket option tells.
-func examineTraits(fd int, env *Env) abi.PathReason {
+func examineTraits(fd int, env *Env, inherited bool) abi.PathReason {
 	traits, err := env.Sockets.Inspect(fd)
 	switch {
 	case err != nil:
 		env.Log.Warn("socket not inspected", "error", err)
 		return abi.PathReasonSyscall
+	case inherited && traits&abi.SockTraitShared != 0:
+		return abi.PathReasonSharedFile
 	case traits&(abi.SockTraitTaken|abi.SockTraitSigned) != 0:
 		return abi.PathReasonOption
 	case traits&abi.SockTraitUrgent != 0:

@@ -4,8 +4,35 @@ package testbed
 
 import (
 	"os"
+	"strconv"
 	"testing"
 )
+
+// LongEnv names the environment variable that gives tests the time that their
+// promises need, times its value, instead of the little that every run of the
+// suite can give; and seeds by the clock to those that have seeds.
+const LongEnv = "ETRAN_LONG"
+
+// Long is the value of $ETRAN_LONG: 0 if it is not set.
+func Long() int {
+	text := os.Getenv(LongEnv)
+	if text == "" {
+		return 0
+	}
+	times, err := strconv.Atoi(text)
+	if err != nil || times < 1 {
+		panic(LongEnv + " is " + strconv.Quote(text) + ", want a factor")
+	}
+	return times
+}
+
+// Span is how much a test does: seconds or rounds, usually and in a long run.
+func Span(usual, longer int) int {
+	if Long() > 0 {
+		return longer * Long()
+	}
+	return usual
+}
 
 // TestName returns the name of the testbed that tests use, by default: they
 // leave one that somebody made by hand alone, and test runs with different
