@@ -142,7 +142,7 @@ struct et_conn *et_conn_open(int fd, void *user, enum etran_path_reason why)
 		atomic_store(&c->reported, 0);
 		atomic_store(&c->user, user);
 		atomic_fetch_add(&fake.opened, 1);
-		atomic_fetch_add(&fake.inherited, inherited);
+		atomic_fetch_add(&fake.inherited, why == ETRAN_PATH_FORK);
 		return c;
 	}
 	return NULL;
