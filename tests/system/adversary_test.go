@@ -341,9 +341,13 @@ func TestHostileOwner(t *testing.T) {
 	s := newSiege(t)
 	attacks := []string{"tap-frames", "tap-flood", "tap-ioctls", "map", "xsk-rings", "arena-words", "stale-tuple",
 		"stale-frames", "repair-race", "slots", "quotas", "nonsense", "memory", "lingering"}
+	before := stats(t, s.tb.A)
 	lines := s.hostile(attacks...)
 	s.awaitDirect()
 	s.streamsWhile("2", func() { s.report(lines, attacks...) })
+	if n := stats(t, s.tb.A).Drops["ring_broken"] - before.Drops["ring_broken"]; n == 0 {
+		t.Error("no frame was kept from a spoilt ring")
+	}
 	s.end()
 }
 

@@ -174,9 +174,8 @@ static uint64_t xsk_rings(struct hostile *h)
 		spoil_rings(h);
 	}
 	came = ((const struct etran_pub_ring *)h->pub)->delivered - came;
+	/* Few or none: XDP gives nothing to a socket whose fill ring is spoilt. */
 	note("%u frames delivered meanwhile", came);
-	if (!came)
-		broken("nothing came in while the rings were spoilt");
 	give_up(h, &c);
 	return tries;
 }
