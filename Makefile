@@ -66,7 +66,8 @@ test: deps all asan
 # random moments, programs stopped, every fault of the wire for 20 s.
 # ETRAN_LONG=N takes N times as long.
 ETRAN_LONG ?= 1
-SOAKING := Soak|StreamsWhileSwitching|StoppedProgramIsDemoted|KilledProgramsDataArrives
+SOAKING := StallOfASwitch|Soak|StreamsWhileSwitching|StoppedProgramIsDemoted|KilledProgramsDataArrives
+SOAKING := $(SOAKING)|Replication|BadNeighbour
 SOAKING := $(SOAKING)|KillDaemonAtRandom|DaemonDiesBetweenSteps|StreamsUnderFaults|RedisUnderFaults
 soak: deps all
 	ETRAN_LONG=$(ETRAN_LONG) go test -v -count=1 -timeout 0 -run '^Test($(SOAKING))$$' ./tests/system
