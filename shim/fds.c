@@ -26,12 +26,6 @@ int et_fd_new(int fd)
 	return fd;
 }
 
-/* libc's standard streams use these numbers where nobody sees it. */
-static bool is_standard(int fd)
-{
-	return fd <= STDERR_FILENO;
-}
-
 /* A standard stream is to be what `from` is: that stays on the kernel. */
 static void becomes_standard(int from)
 {
@@ -52,7 +46,7 @@ int et_fd_copied(int from, int to)
 	et_fd_new(to);
 	if (to < 0 || et_likely(!entry) || kind == ET_FD_HIDDEN || !et_own_process())
 		return to;
-	if (kind == ET_FD_SOCK && is_standard(to)) {
+	if (kind == ET_FD_SOCK && et_is_standard(to)) {
 		becomes_standard(from);
 		return to;
 	}
@@ -64,13 +58,6 @@ int et_fd_copied(int from, int to)
 	return to;
 }
 
-/* A TCP socket of the program's. */
-static void candidate(int fd, bool nonblock)
-{
-	if (!is_standard(fd))
-		et_sock_create(fd, nonblock);
-}
-
 ET_EXPORT int socket(int domain, int type, int protocol)
 {
 	int fd = et_real.socket(domain, type, protocol);
@@ -80,7 +67,7 @@ ET_EXPORT int socket(int domain, int type, int protocol)
 	et_fd_new(fd);
 	if (domain == AF_INET && (type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == SOCK_STREAM &&
 	    (protocol == 0 || protocol == IPPROTO_TCP))
-		candidate(fd, type & SOCK_NONBLOCK);
+		et_sock_create(fd, type & SOCK_NONBLOCK);
 	return fd;
 }
 
@@ -121,7 +108,7 @@ static int accepted(int listener, int fd, int flags)
 		if (option(fd, SO_DOMAIN) != AF_INET || option(fd, SO_PROTOCOL) != IPPROTO_TCP)
 			return fd;
 	}
-	candidate(fd, flags & SOCK_NONBLOCK);
+	et_sock_create(fd, flags & SOCK_NONBLOCK);
 	return fd;
 }
 

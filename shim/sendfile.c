@@ -63,8 +63,7 @@ ET_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t n)
 
 	if (et_likely(!s))
 		return et_real.sendfile64(out, in, offset, n);
-	et_sock_steady(s, out);
-	if (et_sock_mode(s) == ET_MODE_FAST && is_regular(in)) {
+	if (et_sock_steady(s, out) && is_regular(in)) {
 		et_sock_leave(s);
 		return copy(out, in, offset, n < MOST ? n : MOST);
 	}

@@ -78,6 +78,11 @@ static void start_over(struct et_sock *s, bool nonblock)
 	atomic_store(&s->file.users, ET_PIN);
 }
 
+bool et_is_standard(int fd)
+{
+	return fd <= STDERR_FILENO;
+}
+
 void et_sock_create(int fd, bool nonblock)
 {
 	struct et_sock *s;
@@ -87,7 +92,7 @@ void et_sock_create(int fd, bool nonblock)
 	/* The number is new: whatever we thought it was is gone. */
 	if (et_unlikely(et_fd_entry(fd)))
 		et_sock_close(fd, et_entry_kind(et_fd_entry(fd)));
-	if (fd <= STDERR_FILENO) /* as lend_to_stream() in fds.c */
+	if (et_is_standard(fd))
 		return;
 	s = et_pool_get(&pool);
 	if (!s)

@@ -123,7 +123,10 @@ static inline bool et_sock_movable(struct et_sock *s)
 	       !atomic_load_explicit(&s->never, memory_order_relaxed);
 }
 
-/* Make fd a candidate. */
+/* libc's standard streams use these numbers where nobody sees it. */
+bool et_is_standard(int fd);
+
+/* Make fd a candidate, unless it is a standard stream's. */
 void et_sock_create(int fd, bool nonblock);
 /* fd is about to be closed or replaced: forget it, give the connection back. */
 void et_sock_close(int fd, enum et_kind kind);

@@ -5,7 +5,6 @@ package system
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -27,27 +26,16 @@ import (
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
 
-// streaming is a pair of streams programs on the two hosts.
-type streaming struct {
-	tb             *testbed.Testbed
-	server, client *testbed.Process
-	out            [2]bytes.Buffer
-}
+// streaming are streams at which nobody may see that a daemon dies.
+type streaming struct{ *streams }
 
 // stream starts content-checked streams in both directions, both ends under
 // eTran, which go on until check ends them.
-func stream(t *testing.T, tb *testbed.Testbed, more ...string) *streaming {
+func stream(t *testing.T, tb *testbed.Testbed, more ...string) streaming {
 	t.Helper()
-	s := &streaming{tb: tb}
 	t.Cleanup(func() { keepLogs(t, tb) })
-	args := append([]string{program(t, "streams"), "--port", "7000", "--connections", "8",
-		"--seconds", "600", "--rate", "1000000"}, more...)
-	s.server = start(t, tb.B, testbed.Command{Args: append(args, "--server", "--host", "0.0.0.0"),
-		Etran: true, CPUs: []int{serverCPU}, Stdout: &s.out[0]})
-	time.Sleep(300 * time.Millisecond)
-	s.client = start(t, tb.A, testbed.Command{Args: append(args, "--host", testbed.WireB),
-		Etran: true, CPUs: []int{clientCPU}, Stdout: &s.out[1]})
-	return s
+	return streaming{startStreams(t, tb, streamEnds{client: true, server: true},
+		append([]string{"--connections", "8", "--rate", "1000000"}, more...)...)}
 }
 
 // keepLogs shows the ends of the daemons' logs if the test failed.
@@ -64,45 +52,14 @@ func keepLogs(t *testing.T, tb *testbed.Testbed) {
 	}
 }
 
-func (s *streaming) running() bool {
-	select {
-	case <-s.server.Done():
-		return false
-	case <-s.client.Done():
-		return false
-	default:
-		return true
-	}
-}
-
 // check ends the streams: not a byte is lost, and nobody saw an error.
-func (s *streaming) check(t *testing.T) (client streamed) {
+func (s streaming) check(t *testing.T) (client streamed) {
 	t.Helper()
 	if !s.running() {
 		t.Error("a program has ended early")
 	}
-	for _, p := range []*testbed.Process{s.server, s.client} {
-		_ = p.Signal(syscall.SIGUSR1) // it may have ended
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Second)
-	defer cancel()
-	var server streamed
-	for i, end := range []struct {
-		p   *testbed.Process
-		out *streamed
-	}{{s.server, &server}, {s.client, &client}} {
-		if err := end.p.Wait(ctx); err != nil {
-			t.Errorf("end %d: %v", i, err)
-		}
-		if err := json.Unmarshal(s.out[i].Bytes(), end.out); err != nil {
-			t.Fatalf("end %d printed %q: %v", i, s.out[i].Bytes(), err)
-		}
-	}
-	client.check(t, "client")
-	server.check(t, "server")
-	if client.Sent != server.Received || server.Sent != client.Received {
-		t.Errorf("client %+v, server %+v: the counts differ", client, server)
-	}
+	s.stop()
+	client, _ = s.finishWithin(t, 2*time.Minute)
 	return client
 }
 

@@ -109,7 +109,12 @@ func (s *streams) stop() {
 // finish waits for the end of the streams: not a byte may be lost or different.
 func (s *streams) finish(t *testing.T) (client, server streamed) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(span(2, 10))*time.Minute)
+	return s.finishWithin(t, time.Duration(span(2, 10))*time.Minute)
+}
+
+func (s *streams) finishWithin(t *testing.T, limit time.Duration) (client, server streamed) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	for i, end := range []struct {
 		name    string

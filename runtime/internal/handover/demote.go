@@ -26,12 +26,9 @@ func (s *Slot) Demote(generation uint32, reason abi.PathReason) error {
 	}
 	start := time.Now()
 	conn := s.freeze()
-	if held, taken := s.allTaken(); taken {
+	if held, taken := s.allTaken(); taken || s.awaitDrained() {
 		die.At("demote-drained")
 		s.giveBack(&conn, s.collect(&conn, held), reason, nil)
-	} else if s.awaitDrained() {
-		die.At("demote-drained")
-		s.giveBack(&conn, s.collect(&conn, nil), reason, nil)
 	} else {
 		s.env.Log.Warn("program does not take what its rings hold", "slot", s.name(), "waited", time.Since(start))
 		s.takeOver(&conn, reason, nil)

@@ -40,7 +40,10 @@ func (s *Slot) allTaken() (held []xsk.Frame, taken bool) {
 		return nil, false
 	}
 	held = s.owner.PeekRings(s.slot, s.generation)
-	return held, !slices.ContainsFunc(held, func(f xsk.Frame) bool { return abi.RxKind(f.Meta.Kind) == abi.RxKindData })
+	if slices.ContainsFunc(held, func(f xsk.Frame) bool { return abi.RxKind(f.Meta.Kind) == abi.RxKindData }) {
+		return nil, false
+	}
+	return held, true
 }
 
 // awaitDrained waits for the library to take what its rings hold.

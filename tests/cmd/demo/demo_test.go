@@ -29,15 +29,6 @@ func TestParseBenchmark(t *testing.T) {
 	}
 }
 
-func TestMedian(t *testing.T) {
-	if got := median([]float64{3, 1, 2}); got != 2 {
-		t.Errorf("odd: %v", got)
-	}
-	if got := median([]float64{4, 1, 2, 3}); got != 2.5 {
-		t.Errorf("even: %v", got)
-	}
-}
-
 // measured is a session of two rounds in which eTran is 3 and 5 times as fast
 // as the kernel, and half of that compared with spinning.
 func measured() *session {

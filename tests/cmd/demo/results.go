@@ -8,11 +8,12 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/etran-go/etran/tests/internal/median"
 )
 
 // results are what the demo writes to demo.json.
@@ -64,9 +65,9 @@ func (s *session) entry(v variant, load, command string) entry {
 	own := s.pick(v.name, load, command)
 	e := entry{Command: command, Load: load, Variant: v.name, title: v.title}
 	e.Rates = column(own, func(sm sample) float64 { return sm.reply.Rate })
-	e.Rate = median(e.Rates)
-	e.P50Us = median(column(own, func(sm sample) float64 { return sm.reply.P50 }))
-	e.P99Us = median(column(own, func(sm sample) float64 { return sm.reply.P99 }))
+	e.Rate = median.Of(e.Rates)
+	e.P50Us = median.Of(column(own, func(sm sample) float64 { return sm.reply.P50 }))
+	e.P99Us = median.Of(column(own, func(sm sample) float64 { return sm.reply.P99 }))
 	e.ToKernel = medianRatio(own, s.pick("kernel", load, command))
 	e.ToSpinning = medianRatio(own, s.pick("spinning", load, command))
 	if v.fast {
@@ -105,7 +106,7 @@ func medianRatio(own, other []sample) float64 {
 	for i := range own {
 		ratios = append(ratios, own[i].reply.Rate/other[i].reply.Rate)
 	}
-	return median(ratios)
+	return median.Of(ratios)
 }
 
 func fastShare(samples []sample) float64 {
@@ -118,16 +119,6 @@ func fastShare(samples []sample) float64 {
 		return 0
 	}
 	return float64(fast) / float64(all)
-}
-
-// median of a list that isn't empty.
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	half := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[half]
-	}
-	return (sorted[half-1] + sorted[half]) / 2
 }
 
 // checkShare fails if the runs that should have taken the fast path did not.

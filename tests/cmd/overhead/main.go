@@ -17,9 +17,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
+	"github.com/etran-go/etran/tests/internal/median"
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
 
@@ -44,7 +44,7 @@ func (c *cost) value() float64 {
 			values[i] = c.under[i] / c.plain[i]
 		}
 	}
-	return median(values)
+	return median.Of(values)
 }
 
 // met says whether the cost is within its bound.
@@ -64,16 +64,7 @@ func (c *cost) String() string {
 		verdict = "  MISSED"
 	}
 	return fmt.Sprintf("%-28s %12.1f %12.1f  "+what+"  (%s %g)%s",
-		c.name, median(c.plain), median(c.under), c.value(), c.unit, sign, c.bound, verdict)
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return (sorted[middle-1] + sorted[middle]) / 2
+		c.name, median.Of(c.plain), median.Of(c.under), c.value(), c.unit, sign, c.bound, verdict)
 }
 
 func main() {

@@ -16,11 +16,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
 	"github.com/etran-go/etran/runtime/adminapi"
+	"github.com/etran-go/etran/tests/internal/median"
 	"github.com/etran-go/etran/tests/internal/testbed"
 )
 
@@ -123,7 +123,7 @@ func measure(ctx context.Context, beds []*testbed.Testbed, rounds, requests int)
 		rate := func(s sample) float64 { return s.rate }
 		p50 := func(s sample) float64 { return s.p50us }
 		fmt.Printf("%3d clients  %12.0f/s %12.0f/s %8.2f %11.0f µs %11.0f µs\n", clients, medianOf(direct, rate),
-			medianOf(shared, rate), median(ratios), medianOf(direct, p50), medianOf(shared, p50))
+			medianOf(shared, rate), median.Of(ratios), medianOf(direct, p50), medianOf(shared, p50))
 	}
 	return nil
 }
@@ -133,12 +133,7 @@ func medianOf(list []sample, what func(sample) float64) float64 {
 	for _, s := range list {
 		values = append(values, what(s))
 	}
-	return median(values)
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
+	return median.Of(values)
 }
 
 // once runs the benchmark, and makes sure that it measures what it says.
